@@ -1,0 +1,217 @@
+"""Finds what may be claimed, and claims it.
+
+A claim must not wade through what it can't take. So `peek` looks into the claim index once for each task and
+queue that this executor serves, and `take` then claims the best of what it saw, guarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from attrs import field, frozen
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    Update,
+    and_,
+    cast,
+    literal,
+    null,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.engine import Connection
+
+from durable_sync.execution import ExecutionStatus
+from durable_sync.storage.records import ClaimedExecution
+from durable_sync.storage.statements import Sql, apply_to, update_for
+from durable_sync.transitions import ORDINARY_LANE, claim, due
+
+__all__ = ["Glimpse", "peek", "promote_due", "take"]
+
+_CANDIDATE, _TIMER, _RECOVERED, _QUEUE = range(4)
+_PROMOTED_AT_ONCE = 1000
+
+
+@frozen
+class Glimpse:
+    """What a look at the claim index showed."""
+
+    candidates: list[str] = field(factory=list)
+    """Ids that may be claimed, best first."""
+    timer_in: int | None = None
+    """Microseconds until the next timer; zero or less if one is due; None if there is none."""
+    recovered: bool = False
+    """There may be recovered executions waiting."""
+    queues: frozenset[str] = frozenset()
+    """Queues with work for these tasks that were not asked about."""
+
+
+def peek(
+    sql: Sql, connection: Connection, *, tasks: Sequence[str], queues: Sequence[str], lane: int, limit: int, discover: bool
+) -> Glimpse:
+    """Looks for up to `limit` executions of `tasks` in `queues` and `lane`.
+
+    With `discover`, also for queues not named. In the ordinary lane it tells of timers and of recovered work.
+    """
+    branches = [_candidates(sql, task, queue, lane, limit) for task in tasks for queue in queues]
+    if lane == ORDINARY_LANE:
+        branches += [_next_timer(sql), _recovered(sql)]
+    if discover:
+        branches += [branch for task in tasks for branch in _other_queues(sql, task, sorted(queues))]
+    if not branches:
+        return Glimpse()
+    return _read(connection.execute(union_all(*(select(branch.subquery()) for branch in branches))))
+
+
+def _read(rows: Iterable[Any]) -> Glimpse:
+    candidates: list[tuple[int, int, str]] = []
+    timer_in: int | None = None
+    recovered = False
+    found: set[str] = set()
+    for kind, name, priority, instant in rows:
+        if kind == _CANDIDATE:
+            candidates.append((-priority, instant, name))
+        elif kind == _TIMER:
+            timer_in = instant
+        elif kind == _RECOVERED:
+            recovered = True
+        else:
+            found.add(name)
+    return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
+
+
+def _branch(kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], instant: ColumnElement[Any]) -> Select[Any]:
+    return select(
+        literal(kind, Integer).label("kind"),
+        cast(name, String(255)).label("name") if kind != _CANDIDATE else name.label("name"),
+        priority.label("priority"),
+        instant.label("instant"),
+    )
+
+
+def _candidates(sql: Sql, task: str, queue: str, lane: int, limit: int) -> Select[Any]:
+    c = sql.executions.c
+    return (
+        _branch(_CANDIDATE, c.id, c.priority, c.ready_at)
+        .where(c.lane == lane, c.task_id == task, c.queue == queue)
+        .order_by(c.priority.desc(), c.ready_at)
+        .limit(limit)
+    )
+
+
+def _next_timer(sql: Sql) -> Select[Any]:
+    c = sql.executions.c
+    return (
+        _branch(_TIMER, null(), cast(null(), Integer), c.timer_at - sql.now())
+        .where(c.timer_at.is_not(None))
+        .order_by(c.timer_at)
+        .limit(1)
+    )
+
+
+def _recovered(sql: Sql) -> Select[Any]:
+    c = sql.executions.c
+    return _branch(_RECOVERED, null(), cast(null(), Integer), cast(null(), BigInteger)).where(c.lane > ORDINARY_LANE).limit(1)
+
+
+def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Select[Any]]:
+    """One look into each gap between the known queues' names, so that a long known queue costs nothing."""
+    c = sql.executions.c
+    if not queues:
+        gaps: list[ColumnElement[bool]] = [true()]
+    else:
+        gaps = [c.queue < queues[0]]
+        gaps += [and_(c.queue > before, c.queue < after) for before, after in zip(queues, queues[1:], strict=False)]
+        gaps.append(c.queue > queues[-1])
+    return [
+        _branch(_QUEUE, c.queue, cast(null(), Integer), cast(null(), BigInteger))
+        .where(c.lane == ORDINARY_LANE, c.task_id == task, gap)
+        .limit(1)
+        for gap in gaps
+    ]
+
+
+def promote_due(sql: Sql, connection: Connection) -> int:
+    """Makes executions whose `ready_at` has come claimable, whoever's they are; returns how many."""
+    c = sql.executions.c
+    waiting = select(c.id).where(c.timer_at <= sql.now(), c.status == ExecutionStatus.READY).order_by(c.timer_at)
+    waiting = waiting.limit(_PROMOTED_AT_ONCE)
+    if sql.dialect.skip_locked:
+        waiting = waiting.with_for_update(skip_locked=True)
+    ids = list(connection.execute(waiting).scalars())
+    return apply_to(sql, connection, ids, due()) if ids else 0
+
+
+def take(
+    sql: Sql, connection: Connection, *, candidates: Sequence[str], limit: int, executor_id: str
+) -> list[ClaimedExecution]:
+    """Claims up to `limit` of the candidates that may still be claimed; nothing is won before COMMIT returns."""
+    chosen = candidates if sql.dialect.skip_locked else candidates[:limit]
+    transition = claim(executor_id)
+    statement = update_for(sql, transition).where(sql.executions.c.lane.is_not(None))
+    if sql.dialect.update_returning:
+        rows = connection.execute(_narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql))).all()
+    else:
+        rows = _take_in_two_steps(sql, connection, statement, chosen, limit, executor_id)
+    order = {name: place for place, name in enumerate(candidates)}
+    return sorted((ClaimedExecution.from_row(row) for row in rows), key=lambda claimed: order[claimed.execution_id])
+
+
+def _narrowed(sql: Sql, statement: Update, chosen: Sequence[str], limit: int) -> Update:
+    if not sql.dialect.skip_locked:
+        return statement.where(sql.dialect.is_in(sql.executions.c.id, list(chosen)))
+    # A CTE, because a planner may run a subquery with LIMIT more than once.
+    picked = _lockable(sql, chosen, limit).cte("picked")
+    return statement.where(sql.executions.c.id == picked.c.id)
+
+
+def _take_in_two_steps(
+    sql: Sql, connection: Connection, statement: Update, chosen: Sequence[str], limit: int, executor_id: str
+) -> list[Any]:
+    c = sql.executions.c
+    if sql.dialect.skip_locked:
+        chosen = list(connection.execute(_lockable(sql, chosen, limit)).scalars())
+        if not chosen:
+            return []
+    connection.execute(statement.where(sql.dialect.is_in(c.id, list(chosen))))
+    # Running rows of ours among the candidates are those just won: before, they were ready.
+    mine = select(*_claimed_columns(sql)).where(
+        sql.dialect.is_in(c.id, list(chosen)), c.status == ExecutionStatus.RUNNING, c.executor_id == executor_id
+    )
+    return list(connection.execute(mine).all())
+
+
+def _lockable(sql: Sql, ids: Sequence[str], limit: int) -> Select[Any]:
+    c = sql.executions.c
+    return (
+        select(c.id)
+        .where(sql.dialect.is_in(c.id, list(ids)), c.status == ExecutionStatus.READY, c.lane.is_not(None))
+        .order_by(c.priority.desc(), c.ready_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _claimed_columns(sql: Sql) -> list[Any]:
+    c = sql.executions.c
+    return [
+        c.id,
+        c.task_id,
+        c.claim_token,
+        c.starts,
+        c.failures,
+        c.recoveries,
+        c.idle_for,
+        c.first_started_at,
+        c.started_at,
+        c.timeout,
+        c.max_retries,
+        c.input,
+        c.error,
+    ]

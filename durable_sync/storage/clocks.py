@@ -1,0 +1,38 @@
+"""One count of time for all processes of a machine, where the database doesn't tell the time.
+
+Their wall clocks may have been stepped between their starts, so they share the offset between the machine's
+monotonic clock and the wall clock, kept in the database under the name of this boot. While no executor is
+alive nobody depends on it, and it is set by the wall clock anew.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection
+
+from durable_sync.clock import SteadyClock, boot_id, wall_offset
+from durable_sync.storage.statements import Sql
+
+__all__ = ["agree_offset"]
+
+
+def agree_offset(sql: Sql, connection: Connection, clock: SteadyClock) -> None:
+    """Sets the clock by the offset kept in the database, and keeps one if there is none that is in use."""
+    boot = boot_id()
+    if boot is None:
+        return
+    t = sql.tables.clocks
+    kept = connection.execute(select(t.c.clock_offset).where(t.c.boot_id == boot)).scalar()
+    if kept is None:
+        connection.execute(insert(t).values(boot_id=boot, clock_offset=clock.offset))
+        return
+    clock.offset = int(kept)
+    if not _anybody_alive(sql, connection):
+        clock.offset = wall_offset()
+        connection.execute(update(t).where(t.c.boot_id == boot).values(clock_offset=clock.offset))
+
+
+def _anybody_alive(sql: Sql, connection: Connection) -> bool:
+    e = sql.tables.executors
+    query = select(e.c.id).where(e.c.dead_at.is_(None), e.c.lease_expires_at > sql.now()).limit(1)
+    return connection.execute(query).first() is not None

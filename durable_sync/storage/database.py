@@ -1,0 +1,215 @@
+"""The library's own connections: transactions that are retried as a whole, each with a deadline."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from typing import Any, TypeVar
+
+from attrs import frozen
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import QueuePool
+
+from durable_sync.errors import ConfigurationError, DurableError
+from durable_sync.storage.dialects import PORTABLE_OPTION, Dialect, Fault, dialect_for, require_driver, with_driver
+
+__all__ = ["Database", "Transaction"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_CONTENTION_SECONDS = 2.0
+"""Contention is retried this long even for an impatient caller: it passes by itself."""
+
+
+@frozen
+class Transaction:
+    """One try at a transaction."""
+
+    connection: Connection
+    uncertain: bool
+    """An earlier try at the same work may have committed: its COMMIT was never answered."""
+
+
+class Database:
+    """One database, through a pool of our own. Its methods may be called from any thread.
+
+    A user's engine serves only to open connections: its pool is never drained by us, and its isolation
+    level is not ours.
+    """
+
+    def __init__(self, source: str | URL | Engine, *, pool_size: int = 5, busy_seconds: float = 5.0) -> None:
+        self.source = source
+        self._pool_size = pool_size
+        self._busy_seconds = busy_seconds
+        self.url, portable = _checked(source)
+        self.dialect: Dialect = dialect_for(self.url.get_backend_name(), portable=portable)
+        problem = self.dialect.open_problem(self.url)
+        if problem is not None:
+            raise ConfigurationError(problem)
+        self._writer = threading.Lock()
+        self._in_flight: dict[int, tuple[float, str, Connection]] = {}
+        self._raw: dict[int, Any] = {}
+        self.engine = self._make_engine()
+        options: dict[str, Any] = {"durable_sync_read": True}
+        if self.dialect.autocommit_is_free and not self.dialect.single_writer:
+            options["isolation_level"] = "AUTOCOMMIT"
+        self._reading = self.engine.execution_options(**options)
+
+    def sibling(self, *, pool_size: int) -> Database:
+        """The same database through another pool, taking turns with this one where writers must."""
+        made = Database(self.source, pool_size=pool_size, busy_seconds=self._busy_seconds)
+        made._writer = self._writer
+        return made
+
+    def _make_engine(self) -> Engine:
+        options = self.dialect.engine_options()
+        if isinstance(self.source, Engine):
+            pool = self.source.pool.recreate()
+            options["creator"] = lambda: _detached(pool)
+        else:
+            options["connect_args"] = self.dialect.connect_args(self.url)
+        engine = create_engine(
+            self.url,
+            poolclass=QueuePool,
+            pool_size=self._pool_size,
+            max_overflow=self._pool_size * 3,
+            pool_timeout=10,
+            **options,
+        )
+        self.dialect.prepare(engine, busy_seconds=self._busy_seconds)
+        event.listen(engine, "connect", lambda raw, _record: self._raw.__setitem__(id(raw), raw))
+        event.listen(engine, "close", lambda raw, _record: self._raw.pop(id(raw), None))
+        event.listen(engine, "close_detached", lambda raw: self._raw.pop(id(raw), None))
+        event.listen(engine, "before_cursor_execute", _name_the_verb, retval=True)
+        return engine
+
+    def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
+        """Runs `work` in a transaction and returns its result once COMMIT has returned.
+
+        Contention and outages are retried as a whole for `patience` seconds, so `work` must be
+        idempotent; the last error is raised. `verb` names the work in the SQL and in errors.
+        """
+        return self._retrying(verb, lambda uncertain: self._write_once(verb, work, uncertain), patience)
+
+    def read(self, verb: str, work: Callable[[Connection], T], *, patience: float = 0.0) -> T:
+        """Runs `work`, which only reads, and returns its result; retried like `transact`."""
+        return self._retrying(verb, lambda _uncertain: self._read_once(verb, work), patience)
+
+    def _write_once(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
+        if not self.dialect.single_writer:
+            return self._commit(verb, work, uncertain)
+        if not self._writer.acquire(timeout=self._busy_seconds):
+            raise TimeoutError("this process's other threads have kept the database's write lock")
+        try:
+            return self._commit(verb, work, uncertain)
+        finally:
+            self._writer.release()
+
+    def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
+        with self.engine.connect() as connection:
+            self._begin_flight(verb, connection)
+            try:
+                with connection.execution_options(durable_sync_verb=verb).begin():
+                    return work(Transaction(connection, uncertain))
+            finally:
+                self._in_flight.pop(id(connection), None)
+
+    def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
+        with self._reading.connect() as connection:
+            self._begin_flight(verb, connection)
+            try:
+                return work(connection.execution_options(durable_sync_verb=verb))
+            finally:
+                self._in_flight.pop(id(connection), None)
+
+    def _begin_flight(self, verb: str, connection: Connection) -> None:
+        self._in_flight[id(connection)] = (time.monotonic(), verb, connection)
+
+    def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
+        started = time.monotonic()
+        uncertain = False
+        for tries in count():
+            try:
+                return attempt(uncertain)
+            except Exception as error:
+                fault = self.dialect.fault(error)
+                if fault not in {Fault.CONTENTION, Fault.OUTAGE}:
+                    raise
+                contention = fault is Fault.CONTENTION
+                uncertain = uncertain or not contention
+                if time.monotonic() - started >= (max(patience, _CONTENTION_SECONDS) if contention else patience):
+                    raise self._final(verb, error, contention) from error
+                _log.debug("%s: %s; trying again", verb, fault.name.lower())
+            ceiling = 0.1 if contention else 1.0
+            time.sleep(min(0.002 * 2 ** min(tries, 10), ceiling) * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")
+
+    def _final(self, verb: str, error: Exception, contention: bool) -> Exception:
+        if not (contention and self.dialect.single_writer):
+            return error
+        return DurableError(
+            f"{verb}: the database stayed locked by another transaction for {self._busy_seconds:g} s or more. "
+            "If it is this thread's own session or connection that holds the lock, enqueue inside its "
+            "transaction with executor.using(session)"
+        )
+
+    def cut_overdue(self, limit: float) -> list[str]:
+        """Cuts the connections of operations that have lasted over `limit` seconds; returns their verbs.
+
+        Drivers wait for ever behind a peer that acknowledges and never answers.
+        """
+        now = time.monotonic()
+        overdue = [flight for flight in list(self._in_flight.values()) if now - flight[0] > limit]
+        for _since, _verb, connection in overdue:
+            with suppress(Exception):
+                self.dialect.cut(connection.connection.dbapi_connection)
+        return [verb for _since, verb, _connection in overdue]
+
+    def dispose(self) -> None:
+        """Closes the pool's idle connections; those in use close when they are returned."""
+        self.engine.dispose()
+
+    def raw_connections(self) -> list[Any]:
+        """Every open driver connection: what a forked child must neither use nor close."""
+        return list(self._raw.values())
+
+
+def _name_the_verb(
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+) -> tuple[str, Any]:
+    verb = connection.get_execution_options().get("durable_sync_verb")
+    return (statement if verb is None else f"/* durable_sync {verb} */ {statement}"), parameters
+
+
+def _detached(pool: Any) -> Any:
+    fairy = pool.connect()
+    fairy.detach()
+    return fairy.dbapi_connection
+
+
+def _checked(source: str | URL | Engine) -> tuple[URL, bool]:
+    if isinstance(source, Engine):
+        if source.dialect.is_async:
+            raise ConfigurationError("durable_sync is synchronous: give it a plain Engine, not an async one's")
+        return source.url, bool(source.get_execution_options().get(PORTABLE_OPTION))
+    if not isinstance(source, str | URL):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigurationError(f"database must be a SQLAlchemy URL or Engine, not {source!r}")
+    try:
+        url = with_driver(make_url(source))
+    except (ArgumentError, ValueError) as error:
+        raise ConfigurationError(
+            f"{source!r} is not a database URL, such as sqlite:///jobs.db or postgresql+psycopg://user@host/db: {error}"
+        ) from error
+    require_driver(url)
+    if url.get_dialect().is_async:
+        raise ConfigurationError(f"durable_sync is synchronous: {url.drivername!r} is an async driver")
+    return url, False

@@ -1,0 +1,195 @@
+"""The verbs on stored executions, one transaction each.
+
+Every method may be called from any thread. `patience` is how long, in seconds, an outage is waited out before
+its error is raised; loops pass none, and back off by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from durable_sync.clock import Clock, SteadyClock
+from durable_sync.errors import ConfigurationError
+from durable_sync.storage import claiming, enqueueing, leases, migrations, reading, recording
+from durable_sync.storage.claiming import Glimpse
+from durable_sync.storage.clocks import agree_offset
+from durable_sync.storage.database import Database, Transaction
+from durable_sync.storage.dialects import Fault
+from durable_sync.storage.enqueueing import Enqueued
+from durable_sync.storage.leases import Incarnation, Reaped, Survey
+from durable_sync.storage.records import ClaimedExecution, NewExecution, StoredExecution
+from durable_sync.storage.recording import ProgressMade
+from durable_sync.storage.statements import Fenced, Sql, apply_to
+from durable_sync.storage.tables import Tables
+from durable_sync.transitions import cancel
+
+__all__ = ["Storage"]
+
+_MIGRATION_TRIES = 5
+
+
+class Storage:
+    """The executions in one database."""
+
+    def __init__(self, database: Database, tables: Tables, clock: Clock | None) -> None:
+        self.database = database
+        if clock is None and not database.dialect.server_clock:
+            clock = SteadyClock()
+        self.sql = Sql(tables, database.dialect, clock)
+        self._shares_clock = isinstance(clock, SteadyClock)
+
+    @classmethod
+    def open(
+        cls, source: str | URL | Engine, tables: Tables, clock: Clock | None, *, busy_seconds: float
+    ) -> Storage:
+        """Prepares, without connecting; ConfigurationError for a URL that can't serve."""
+        return cls(Database(source, busy_seconds=busy_seconds), tables, clock)
+
+    def sibling(self) -> Storage:
+        """The same through a connection of its own, which nobody else can keep busy."""
+        return Storage(self.database.sibling(pool_size=1), self.sql.tables, self.sql.clock)
+
+    # --- the tables ---------------------------------------------------------------------------
+
+    def migrate(self, *, patience: float = 0.0) -> None:
+        """Makes or upgrades the tables, safely from several processes at once."""
+        for tries_left in reversed(range(_MIGRATION_TRIES)):
+            try:
+                self.database.transact("migrate", self._migrate, patience=patience)
+                return
+            except DBAPIError as error:
+                # Where nothing keeps two processes from making the same table, one of them meets an error.
+                if tries_left == 0 or self.database.dialect.fault(error) is Fault.OUTAGE:
+                    raise self._unusable(error) from error
+
+    def _migrate(self, tx: Transaction) -> None:
+        migrations.migrate(self.sql, tx.connection)
+        self._share_clock(tx.connection)
+
+    def check_version(self, *, patience: float = 0.0) -> None:
+        """Raises DatabaseVersionError unless the tables are those that this library uses."""
+        try:
+            self.database.read("migrate", lambda c: migrations.check_version(self.sql, c), patience=patience)
+            if self._shares_clock:
+                self.database.transact("migrate", lambda tx: self._share_clock(tx.connection), patience=patience)
+        except DBAPIError as error:
+            raise self._unusable(error) from error
+
+    def _share_clock(self, connection: Connection) -> None:
+        if self._shares_clock and isinstance(self.sql.clock, SteadyClock):
+            agree_offset(self.sql, connection, self.sql.clock)
+
+    def _unusable(self, error: DBAPIError) -> ConfigurationError:
+        url = self.database.url.render_as_string(hide_password=True)
+        return ConfigurationError(f"can't use the database {url}: {error.orig}")
+
+    # --- enqueue, cancel, read ----------------------------------------------------------------
+
+    def enqueue(self, rows: Sequence[NewExecution], *, patience: float) -> list[Enqueued]:
+        """Inserts all of the rows or none, but those whose key is taken."""
+        return self.database.transact(
+            "enqueue",
+            lambda tx: enqueueing.enqueue(self.sql, tx.connection, rows, uncertain=tx.uncertain),
+            patience=patience,
+        )
+
+    def enqueue_within(self, connection: Connection, rows: Sequence[NewExecution]) -> list[Enqueued]:
+        """Inserts the rows in a transaction of the caller's."""
+        return enqueueing.enqueue(self.sql, connection, rows, uncertain=False)
+
+    def cancel(self, execution_id: str, error: str, *, patience: float) -> bool:
+        """Ends an active execution; False if there is none of this id."""
+
+        def end(tx: Transaction) -> bool:
+            if apply_to(self.sql, tx.connection, [execution_id], cancel(error)):
+                return True
+            found = reading.get(self.sql, tx.connection, [execution_id]) if tx.uncertain else {}
+            return any(stored.error == error for stored in found.values())
+
+        return self.database.transact("cancel", end, patience=patience)
+
+    def get(self, ids: Sequence[str], *, patience: float) -> dict[str, StoredExecution]:
+        """The executions of these ids that exist, by id."""
+        return self.database.read("get", lambda c: reading.get(self.sql, c, ids), patience=patience)
+
+    def finished(self, ids: Sequence[str]) -> set[str]:
+        """Those of these ids that have finished or don't exist."""
+        return self.database.read("watch", lambda c: reading.finished(self.sql, c, ids))
+
+    def any_active(self, tasks: Sequence[str], *, patience: float) -> bool:
+        """True if an execution of one of these tasks is ready, running or waiting."""
+        return self.database.read("drain", lambda c: reading.any_active(self.sql, c, tasks), patience=patience)
+
+    # --- claim, record, release ---------------------------------------------------------------
+
+    def peek(self, *, tasks: Sequence[str], queues: Sequence[str], lane: int, limit: int, discover: bool) -> Glimpse:
+        """Looks for what may be claimed."""
+        return self.database.read(
+            "claim",
+            lambda c: claiming.peek(
+                self.sql, c, tasks=tasks, queues=queues, lane=lane, limit=limit, discover=discover
+            ),
+        )
+
+    def claim(self, candidates: Sequence[str], *, limit: int, executor_id: str) -> list[ClaimedExecution]:
+        """Claims up to `limit` of the candidates."""
+        return self.database.transact(
+            "claim",
+            lambda tx: claiming.take(
+                self.sql, tx.connection, candidates=candidates, limit=limit, executor_id=executor_id
+            ),
+        )
+
+    def promote_due(self) -> int:
+        """Makes executions whose time has come claimable; returns how many."""
+        return self.database.transact("wake", lambda tx: claiming.promote_due(self.sql, tx.connection))
+
+    def record(self, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[str]:
+        """Writes outcomes; returns the ids of those whose claims still held.
+
+        `uncertain`: an earlier call with these outcomes ended in an outage.
+        """
+        return self.database.transact(
+            "record",
+            lambda tx: recording.record(self.sql, tx.connection, outcomes, uncertain=uncertain or tx.uncertain),
+        )
+
+    def save_progress(self, made: Sequence[ProgressMade]) -> None:
+        """Writes how far running attempts say they are."""
+        self.database.transact("record", lambda tx: recording.save_progress(self.sql, tx.connection, made))
+
+    # --- register, renew, reap ----------------------------------------------------------------
+
+    def register(self, incarnation: Incarnation, *, patience: float = 0.0) -> None:
+        """Enters an incarnation with a fresh lease."""
+        self.database.transact(
+            "register", lambda tx: leases.register(self.sql, tx.connection, incarnation), patience=patience
+        )
+
+    def renew(self, incarnation: Incarnation) -> bool:
+        """Extends the lease; False if the incarnation is dead."""
+        return self.database.transact("renew", lambda tx: leases.renew(self.sql, tx.connection, incarnation))
+
+    def resign(self, executor_id: str) -> None:
+        """Marks the incarnation dead by its own wish."""
+        self.database.transact("resign", lambda tx: leases.resign(self.sql, tx.connection, executor_id))
+
+    def owned(self, executor_id: str) -> set[tuple[str, int]]:
+        """(execution id, claim token) of all that the database says this incarnation runs."""
+        return self.database.read("renew", lambda c: leases.owned(self.sql, c, executor_id))
+
+    def look_for_dead(self) -> Survey:
+        """Whether a sweep has anything to do, without taking a lock."""
+        return self.database.read("reap", lambda c: leases.survey(self.sql, c))
+
+    def reap(self, *, gave_up: str) -> Reaped:
+        """Marks lapsed incarnations dead and recovers a batch of what dead ones held."""
+        dead = self.database.transact("reap", lambda tx: leases.mark_dead(self.sql, tx.connection))
+        return self.database.transact("reap", lambda tx: leases.reap(self.sql, tx.connection, dead, gave_up=gave_up))
+
+    def bury(self) -> int:
+        """Deletes tombstones that nothing refers to; returns how many."""
+        return self.database.transact("prune", lambda tx: leases.bury(self.sql, tx.connection))
