@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import traceback
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 __all__ = ["ACTIVE", "FINISHED", "ErrorInfo", "Execution", "ExecutionStatus", "Progress"]
 
@@ -66,6 +68,32 @@ class ErrorInfo:
     """The formatted traceback, as text; empty when there was none."""
     retryable: bool = True
 
+    @classmethod
+    def of(cls, error: BaseException) -> ErrorInfo:
+        """What is kept of an exception. One whose own `__str__` fails is kept without a message."""
+        kind = type(error)
+        own = kind.__module__ in {"builtins", "durable_sync.errors"}
+        try:
+            message = str(error)
+        except Exception:
+            message = f"<the message of this {kind.__qualname__} can't be shown>"
+        return cls(
+            type=kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}",
+            message=message,
+            traceback="".join(traceback.format_exception(error)),
+            retryable=bool(getattr(error, "retryable", True)),
+        )
+
+    def to_json(self) -> str:
+        """JSON text, in ASCII."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ErrorInfo:
+        """What `to_json` wrote; fields of later versions are passed over."""
+        stored: dict[str, Any] = json.loads(text)
+        return cls(**{name: stored[name] for name in ("type", "message", "traceback", "retryable") if name in stored})
+
 
 @frozen
 class Progress:
@@ -74,6 +102,16 @@ class Progress:
     done: float
     total: float | None = None
     message: str | None = None
+
+    def to_json(self) -> str:
+        """JSON text, in ASCII."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """What `to_json` wrote."""
+        stored: dict[str, Any] = json.loads(text)
+        return cls(stored["done"], stored.get("total"), stored.get("message"))
 
 
 @frozen(kw_only=True)

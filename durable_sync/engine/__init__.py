@@ -1,0 +1,1 @@
+"""The background of an executor: one small class a duty."""

@@ -1,0 +1,192 @@
+"""The attempts that this process holds: claimed, and not yet recorded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from enum import Enum, auto
+from typing import Any
+
+from durable_sync.context import ShutdownRequestedError, Signal, TaskContext
+from durable_sync.engine.interrupt import Interruptible, shielded
+from durable_sync.errors import TaskCancelledError, TaskTimedOutError
+from durable_sync.execution import ErrorInfo, Progress
+from durable_sync.storage.records import ClaimedExecution
+from durable_sync.task import Task
+
+__all__ = ["Attempt", "Attempts", "StopReason"]
+
+
+class StopReason(Enum):
+    """Why an attempt is to stop."""
+
+    TIMEOUT = auto()
+    """It overran its timeout; its end is ours to record."""
+    REVOKED = auto()
+    """The claim is gone (a cancel, or a recovery by others): no outcome of it will be accepted."""
+    LEASE = auto()
+    """The lease could not be renewed; others may start it. If it turns out to be still ours, it is given back."""
+    SHUTDOWN = auto()
+    """The executor shuts down; the execution is given back."""
+
+
+class _State(Enum):
+    QUEUED = auto()
+    RUNNING = auto()
+    SETTLED = auto()
+
+
+class Attempt:
+    """One claim of one execution, from the claim until its outcome is recorded or void."""
+
+    def __init__(self, claimed: ClaimedExecution, task: Task[..., Any]) -> None:
+        self.claimed = claimed
+        self.task = task
+        self.interruptible = Interruptible()
+        self.cancel_signal = Signal(self._why_stopped, _shield)
+        self.shutdown_signal = Signal(ShutdownRequestedError, _shield)
+        self.reason: StopReason | None = None
+        self.hooks: deque[Callable[[], object]] = deque()
+        self.progress: Progress | None = None
+        self.progress_unsaved = False
+        self.queued_at = time.monotonic()
+        self.started_at = 0.0
+        self.returned = False
+        """True once the function has returned: its thread is not stuck."""
+        self._lock = threading.Lock()
+        self._state = _State.QUEUED
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """(execution id, claim token): what the database knows this attempt by."""
+        return (self.claimed.execution_id, self.claimed.claim_token)
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds since a thread began on it."""
+        return time.monotonic() - self.started_at
+
+    @property
+    def is_running(self) -> bool:
+        """True while the outcome is still open and a thread is on it."""
+        return self._state is _State.RUNNING
+
+    @property
+    def is_settled(self) -> bool:
+        """True once somebody has taken it upon himself to say the outcome."""
+        return self._state is _State.SETTLED
+
+    def begin(self) -> bool:
+        """Moves it from the queue to the calling thread; False if it was settled before."""
+        with self._lock:
+            if self._state is not _State.QUEUED:
+                return False
+            self._state = _State.RUNNING
+        self.started_at = time.monotonic()
+        return True
+
+    def settle(self) -> bool:
+        """True for the one caller who may say the outcome."""
+        with self._lock:
+            if self._state is _State.SETTLED:
+                return False
+            self._state = _State.SETTLED
+            return True
+
+    def unqueue(self) -> bool:
+        """Settles it if it was not started; True for the one caller who did."""
+        with self._lock:
+            if self._state is not _State.QUEUED:
+                return False
+            self._state = _State.SETTLED
+            return True
+
+    def give_reason(self, reason: StopReason) -> bool:
+        """Sets why it is to stop; False if there was a reason before, unless the new one overrules it."""
+        with self._lock:
+            overrules = reason is StopReason.REVOKED and self.reason is StopReason.LEASE
+            if self.reason is not None and not overrules:
+                return False
+            self.reason = reason
+            return True
+
+    def context(self) -> TaskContext:
+        """What the function sees."""
+        return TaskContext(
+            task_id=self.claimed.task_id,
+            execution_id=self.claimed.execution_id,
+            attempt=self.claimed.starts - 1,
+            prev_error=None if self.claimed.error is None else ErrorInfo.from_json(self.claimed.error),
+            cancel_signal=self.cancel_signal,
+            shutdown_signal=self.shutdown_signal,
+            report=self._report,
+            on_cancel=self._add_hook,
+        )
+
+    def run_hooks(self, complain: Callable[[Exception], None]) -> None:
+        """Calls the hooks that are waiting, each once."""
+        while True:
+            try:
+                hook = self.hooks.popleft()
+            except IndexError:
+                return
+            try:
+                hook()
+            except Exception as error:
+                complain(error)
+
+    def _report(self, progress: Progress) -> None:
+        self.progress = progress
+        self.progress_unsaved = True
+
+    def _add_hook(self, hook: Callable[[], object]) -> None:
+        self.hooks.append(hook)
+        if self.cancel_signal.is_set():
+            self.run_hooks(lambda _error: None)
+
+    def _why_stopped(self) -> Exception:
+        return TaskTimedOutError() if self.reason is StopReason.TIMEOUT else TaskCancelledError()
+
+    def __str__(self) -> str:
+        return f"task {self.claimed.task_id} execution {self.claimed.execution_id}"
+
+
+def _shield(wake: Callable[[], None]) -> AbstractContextManager[object]:
+    return shielded(wake)
+
+
+class Attempts:
+    """What is held in memory, by execution id and claim token. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int], Attempt] = {}
+
+    def add(self, attempt: Attempt) -> None:
+        """Holds an attempt whose claim has committed."""
+        with self._lock:
+            self._held[attempt.identity] = attempt
+
+    def drop(self, attempt: Attempt) -> None:
+        """Lets go of an attempt whose outcome is recorded or void."""
+        with self._lock:
+            self._held.pop(attempt.identity, None)
+
+    def all(self) -> list[Attempt]:
+        """A copy of what is held."""
+        with self._lock:
+            return list(self._held.values())
+
+    def running(self) -> list[Attempt]:
+        """What a thread is on."""
+        return [attempt for attempt in self.all() if attempt.is_running]
+
+    def of_execution(self, execution_id: str) -> list[Attempt]:
+        """The attempts of one execution: rarely more than one."""
+        return [attempt for attempt in self.all() if attempt.claimed.execution_id == execution_id]
+
+    def __len__(self) -> int:
+        return len(self._held)

@@ -1,0 +1,207 @@
+"""Claims ready executions for the pool, never more than it has room for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from durable_sync.engine.attempts import Attempt, Attempts
+from durable_sync.engine.lease import Lease
+from durable_sync.engine.loop import Loop
+from durable_sync.engine.pool import WorkerPool
+from durable_sync.storage.claiming import Glimpse
+from durable_sync.storage.storage import Storage
+from durable_sync.task import TaskRegistry
+from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
+
+__all__ = ["Claimer", "Pace"]
+
+_PREFETCH_SECONDS = 0.03
+"""What is claimed beyond the free workers should start within this time."""
+_MAX_PREFETCH = 500
+_QUEUED_TOO_LONG = 0.1
+_QUICKEST_POLL = 0.02
+_MAX_EAGERNESS = 8
+_SOLO_PATIENCE = 30.0
+"""Seconds that work in the solo lane waits for this process to be idle, before it runs beside other work."""
+
+
+class Pace:
+    """How long a run takes here, as a moving average. Written by worker threads; a lost update does no harm."""
+
+    def __init__(self) -> None:
+        self._seconds: float | None = None
+
+    def note(self, run_seconds: float) -> None:
+        """Takes in one run."""
+        known = self._seconds
+        self._seconds = run_seconds if known is None else known + 0.1 * (run_seconds - known)
+
+    def startable(self, workers: int, within: float) -> int:
+        """How many further runs `workers` would start within so many seconds; 0 while nothing is known."""
+        return 0 if self._seconds is None else int(workers * within / max(self._seconds, 1e-5))
+
+    def forget(self) -> None:
+        """Starts anew: the average has misled."""
+        self._seconds = None
+
+
+class Claimer(Loop):
+    """Looks for work when woken, and otherwise often while there is some and seldom while there is none."""
+
+    name = "claim"
+
+    def __init__(
+        self,
+        label: str,
+        storage: Storage,
+        *,
+        registry: TaskRegistry,
+        queues: frozenset[str] | None,
+        lease: Lease,
+        pool: WorkerPool,
+        attempts: Attempts,
+        pace: Pace,
+        poll_interval: float,
+        give_back: Callable[[Attempt], None],
+    ) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._registry = registry
+        self._queues = queues
+        self._known_queues: set[str] = set(queues or ())
+        self._lease = lease
+        self._pool = pool
+        self._attempts = attempts
+        self._pace = pace
+        self._poll_interval = poll_interval
+        self._give_back = give_back
+        self._poll = poll_interval
+        self._discovered_at = float("-inf")
+        self._eagerness = 1
+        self._timer_at = float("inf")
+        self._solo_since: float | None = None
+        self.claiming_since: float | None = None
+        """Monotonic time at which the claim now under way began; None between claims."""
+
+    def wake(self) -> None:
+        """Looks now, and often for a while."""
+        self._poll = min(self._poll, _QUICKEST_POLL)
+        super().wake()
+
+    def step(self) -> float:
+        """Claims what fits; returns when to look again."""
+        self._release_stale()
+        tasks = [task.id for task in self._registry]
+        wanted = self._wanted()
+        if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._solo_is_running():
+            return min(self._poll_interval, _QUEUED_TOO_LONG if self._pool.room < 0 else self._poll_interval)
+        glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discover=self._may_discover())
+        if glimpse.timer_in is not None and glimpse.timer_in <= 0:
+            self._storage.promote_due()
+            return 0.0
+        if glimpse.queues and self._queues is None:
+            self._known_queues |= glimpse.queues
+            return 0.0
+        claimed = self._claim(glimpse.candidates, wanted) if glimpse.candidates else 0
+        if glimpse.recovered:
+            claimed += self._claim_recovered(tasks)
+        return self._next_look(glimpse, claimed, wanted)
+
+    def _wanted(self) -> int:
+        room = self._pool.room
+        prefetch = min(self._pace.startable(self._pool.size, _PREFETCH_SECONDS), _MAX_PREFETCH)
+        # Refilling by handfuls would cost a commit each.
+        return room + prefetch if room > 0 or room + prefetch > prefetch // 2 else 0
+
+    def _may_discover(self) -> bool:
+        return self._queues is None and time.monotonic() - self._discovered_at >= self._poll_interval * 0.9
+
+    def _peek(self, tasks: Sequence[str], lane: int, limit: int, *, discover: bool) -> Glimpse:
+        if self._queues is None:
+            self._known_queues |= {task.declaration.queue for task in self._registry}
+        if discover:
+            self._discovered_at = time.monotonic()
+        return self._storage.peek(
+            tasks=tasks,
+            queues=sorted(self._known_queues),
+            lane=lane,
+            limit=limit * self._eagerness,
+            discover=discover,
+        )
+
+    def _claim(self, candidates: Sequence[str], limit: int) -> int:
+        self.claiming_since = time.monotonic()
+        try:
+            claimed = self._storage.claim(candidates, limit=limit, executor_id=self._lease.executor_id)
+            for execution in claimed:
+                task = self._registry.get(execution.task_id)
+                if task is None:
+                    raise AssertionError(f"claimed an execution of the unknown task {execution.task_id!r}")
+                attempt = Attempt(execution, task)
+                self._attempts.add(attempt)
+                self._pool.submit(attempt)
+        finally:
+            self.claiming_since = None
+        # Others took what we saw: look further next time, where they aren't.
+        contended = len(claimed) < min(limit, len(candidates))
+        self._eagerness = min(self._eagerness * 2, _MAX_EAGERNESS) if contended else max(self._eagerness // 2, 1)
+        if claimed:
+            self.log.debug("claim: %d executions", len(claimed))
+        return len(claimed)
+
+    def _claim_recovered(self, tasks: Sequence[str]) -> int:
+        """One that was recovered before, if none runs here: should the process die again, blame finds the right one."""
+        if any(attempt.claimed.recoveries for attempt in self._attempts.all()):
+            return 0
+        suspects = self._peek(tasks, SUSPECT_LANE, 1, discover=False).candidates
+        if not suspects:
+            suspects = self._solo_candidates(tasks)
+        return self._claim(suspects, 1) if suspects else 0
+
+    def _solo_candidates(self, tasks: Sequence[str]) -> list[str]:
+        found = self._peek(tasks, SOLO_LANE, 1, discover=False).candidates
+        now = time.monotonic()
+        if not found:
+            self._solo_since = None
+            return []
+        if self._solo_since is None:
+            self._solo_since = now
+        if self._pool.load and now - self._solo_since < _SOLO_PATIENCE:
+            return []
+        self._solo_since = None
+        return found
+
+    def _solo_is_running(self) -> bool:
+        attempts = self._attempts.all() if len(self._attempts) == 1 else []
+        return any(self._is_solo(attempt) for attempt in attempts)
+
+    @staticmethod
+    def _is_solo(attempt: Attempt) -> bool:
+        claimed = attempt.claimed
+        return claimed.recoveries > 0 and claimed.recoveries >= claimed.max_recoveries
+
+    def _release_stale(self) -> None:
+        """Gives back what has waited too long behind long runs: another process may be idle."""
+        waiting = [a for a in self._attempts.all() if not a.is_running and not a.is_settled] if self._pool.room < 0 else []
+        now = time.monotonic()
+        if not any(now - attempt.queued_at > _QUEUED_TOO_LONG for attempt in waiting):
+            return
+        self._pace.forget()
+        taken = self.give_back_queued()
+        self.log.debug("claim: gave back %d executions that could not start soon", taken)
+
+    def give_back_queued(self) -> int:
+        """Releases what is claimed and not started; returns how many."""
+        taken = [attempt for attempt in self._pool.take_back() if attempt.unqueue()]
+        for attempt in taken:
+            self._give_back(attempt)
+        return len(taken)
+
+    def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int) -> float:
+        if claimed >= wanted or (glimpse.candidates and claimed < len(glimpse.candidates)):
+            self._poll = _QUICKEST_POLL
+            return 0.0
+        self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._poll_interval)
+        until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
+        return max(min(self._poll, until_timer), 0.001)

@@ -1,0 +1,127 @@
+"""Renews this process's lease, and compares what the database says it holds with what is in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from durable_sync.engine.attempts import Attempt, Attempts, StopReason
+from durable_sync.engine.lease import Lease
+from durable_sync.engine.loop import Loop
+from durable_sync.engine.recorder import save_progress
+from durable_sync.storage.statements import Fenced
+from durable_sync.storage.storage import Storage
+from durable_sync.transitions import release
+
+__all__ = ["Heartbeat"]
+
+_COMPARE_SECONDS = 1.0
+
+
+class Heartbeat(Loop):
+    """Runs on a thread and a connection of its own, so that no other work holds it up."""
+
+    name = "renew"
+
+    def __init__(
+        self,
+        label: str,
+        storage: Storage,
+        *,
+        lease: Lease,
+        attempts: Attempts,
+        claiming_since: Callable[[], float | None],
+        stop_attempt: Callable[[Attempt, StopReason], None],
+        lost: Callable[[], None],
+    ) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._lease = lease
+        self._attempts = attempts
+        self._claiming_since = claiming_since
+        self._stop_attempt = stop_attempt
+        self._lost = lost
+        self._renewed_at = time.monotonic()
+        self._strangers: dict[tuple[str, int], float] = {}
+        self._warned = False
+
+    def step(self) -> float:
+        """Renews when due; compares while anything runs."""
+        if self._lease.remaining <= 0:
+            self._signal_lapsed()
+        if time.monotonic() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0:
+            self._renew()
+        if len(self._attempts) or self._strangers:
+            self._compare()
+            save_progress(self._storage, self._attempts.running())
+        due = self._renewed_at + self._lease.renewal_interval - time.monotonic()
+        return max(min(due, _COMPARE_SECONDS), 0.01)
+
+    def _renew(self) -> None:
+        asked_at = time.monotonic()
+        if self._storage.renew(self._lease.incarnation):
+            self._lease.renewed(asked_at)
+            self._renewed_at = asked_at
+            self._warned = False
+            return
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Somebody has declared this incarnation dead: what it held belongs to others."""
+        dead = self._lease.executor_id
+        held = self._attempts.all()
+        incarnation = self._lease.reincarnate()
+        self.log.warning(
+            "renew: the lease of executor %s was lost, and its %d executions with it; going on as %s. If this process was "
+            "not suspended or cut off, lengthen `lease`",
+            dead,
+            len(held),
+            incarnation.executor_id,
+        )
+        self._lost()
+        for attempt in held:
+            self._stop_attempt(attempt, StopReason.REVOKED)
+        asked_at = time.monotonic()
+        self._storage.register(incarnation)
+        self._lease.renewed(asked_at)
+        self._renewed_at = asked_at
+
+    def _signal_lapsed(self) -> None:
+        """The lease has run out without an answer: others may be starting what runs here."""
+        if not self._warned:
+            self._warned = True
+            self.log.warning(
+                "renew: the lease of executor %s has ended without an answer from the database; "
+                "%d running executions are told to stop, and nothing is started until it answers",
+                self._lease.executor_id,
+                len(self._attempts.running()),
+            )
+        for attempt in self._attempts.running():
+            self._stop_attempt(attempt, StopReason.LEASE)
+
+    def _compare(self) -> None:
+        asked_at = time.monotonic()
+        before = {attempt.identity: attempt for attempt in self._attempts.all()}
+        executor_id = self._lease.executor_id
+        owned = self._storage.owned(executor_id)
+        for identity, attempt in before.items():
+            if identity not in owned and attempt.is_running:
+                self.log.info("renew: %s: no longer ours, so it is stopped", attempt)
+                self._stop_attempt(attempt, StopReason.REVOKED)
+        known = {attempt.identity for attempt in self._attempts.all()}
+        self._release_strangers(owned - known, asked_at)
+
+    def _release_strangers(self, unknown: set[tuple[str, int]], asked_at: float) -> None:
+        """Releases what the database says is ours and memory doesn't know: a claim whose answer was lost."""
+        claiming_since = self._claiming_since()
+        first_seen = {identity: self._strangers.get(identity, asked_at) for identity in unknown}
+        # A claim that was under way when a row was first seen may be about to hold it.
+        settled = {
+            identity
+            for identity, seen in first_seen.items()
+            if seen < asked_at and (claiming_since is None or claiming_since > seen)
+        }
+        if settled:
+            self.log.warning("renew: releasing %d executions that were claimed here and never arrived", len(settled))
+            self._storage.record([Fenced(*identity, release(started=False)) for identity in settled], uncertain=False)
+        self._strangers = {identity: seen for identity, seen in first_seen.items() if identity not in settled}

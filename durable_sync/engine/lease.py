@@ -1,0 +1,82 @@
+"""This process's view of its own lease: for how long it may start work, and as whom."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+
+from durable_sync.storage.leases import Incarnation
+
+__all__ = ["Lease"]
+
+RENEWALS_A_LEASE = 4
+"""A renewal is due after this fraction of a lease, so that a few may fail."""
+_SAFETY = 0.1
+"""Work stops being started this fraction of the lease before its end."""
+
+
+class Lease:
+    """The incarnation that this executor lives as, and until when. For any thread.
+
+    Measured on this process's monotonic clock from *before* a renewal was sent, so it ends here no later than in
+    the database.
+    """
+
+    def __init__(self, name: str, duration: float) -> None:
+        self.name = name
+        self.duration = duration
+        self._lock = threading.Lock()
+        self._valid_until = 0.0
+        self._disturbed_at = float("-inf")
+        self.incarnation = self._incarnate()
+
+    def _incarnate(self) -> Incarnation:
+        return Incarnation(
+            executor_id=str(uuid.uuid4()),
+            name=self.name,
+            hostname=socket.gethostname()[:255],
+            pid=os.getpid(),
+            lease=round(self.duration * 1_000_000),
+        )
+
+    @property
+    def renewal_interval(self) -> float:
+        """Seconds between renewals."""
+        return self.duration / RENEWALS_A_LEASE
+
+    @property
+    def executor_id(self) -> str:
+        """The id of the present incarnation."""
+        return self.incarnation.executor_id
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the lease ends; negative when it has."""
+        return self._valid_until - time.monotonic()
+
+    def may_start_work(self) -> bool:
+        """False once the lease is about to end without a renewal."""
+        return self.remaining > self.duration * _SAFETY
+
+    def renewed(self, asked_at: float) -> None:
+        """A renewal sent at `asked_at` (monotonic seconds) has succeeded."""
+        now = time.monotonic()
+        with self._lock:
+            late = self._valid_until > 0 and asked_at + self.duration - self._valid_until > 2 * self.renewal_interval
+            if late or now - asked_at > self.renewal_interval:
+                self._disturbed_at = now
+            self._valid_until = asked_at + self.duration
+
+    def may_reap(self) -> bool:
+        """False for a while after renewals were held up here: others were perhaps held up too, and aren't dead."""
+        return self.remaining > 0 and time.monotonic() - self._disturbed_at > self.renewal_interval * 1.5
+
+    def reincarnate(self) -> Incarnation:
+        """The present incarnation is dead: goes on as another, without a lease until it is registered."""
+        with self._lock:
+            self._valid_until = 0.0
+            self.incarnation = self._incarnate()
+            return self.incarnation

@@ -1,0 +1,158 @@
+"""Writes outcomes: all that wait, in one fenced transaction."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from durable_sync.engine.attempts import Attempt, Attempts, StopReason
+from durable_sync.engine.loop import Loop
+from durable_sync.errors import SerializationError
+from durable_sync.execution import ErrorInfo
+from durable_sync.storage.dialects import MAX_PACKET, Fault
+from durable_sync.storage.recording import ProgressMade
+from durable_sync.storage.statements import Fenced
+from durable_sync.storage.storage import Storage
+from durable_sync.transitions import Transition, fail
+
+__all__ = ["Recorder"]
+
+_MAX_BATCH = 500
+
+
+@frozen
+class _Outcome:
+    attempt: Attempt
+    transition: Transition
+
+    @property
+    def fenced(self) -> Fenced:
+        claimed = self.attempt.claimed
+        return Fenced(claimed.execution_id, claimed.claim_token, self.transition)
+
+    @property
+    def size(self) -> int:
+        return sum(len(value) for value in self.transition.values.values() if isinstance(value, str))
+
+
+class Recorder(Loop):
+    """Takes outcomes from any thread and holds them until the database has answered, however long that takes."""
+
+    name = "record"
+
+    def __init__(
+        self,
+        label: str,
+        storage: Storage,
+        attempts: Attempts,
+        *,
+        recorded: Callable[[Sequence[tuple[Attempt, Transition]]], None],
+    ) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._attempts = attempts
+        self._recorded = recorded
+        self._waiting: deque[_Outcome] = deque()
+        self._batch: list[_Outcome] = []
+        self._uncertain = False
+
+    def put(self, attempt: Attempt, transition: Transition) -> None:
+        """Hands over the outcome of an attempt that the caller has settled."""
+        self._waiting.append(_Outcome(attempt, transition))
+        self.wake()
+
+    @property
+    def idle(self) -> bool:
+        """True if every outcome so far has been answered for."""
+        return not self._waiting and not self._batch
+
+    def step(self) -> float:
+        """Writes one batch; the next has gathered meanwhile."""
+        if not self._batch:
+            self._batch = self._gather()
+        if not self._batch:
+            return float("inf")
+        self._save_last_progress(self._batch)
+        self._write(self._batch)
+        self._batch, self._uncertain = [], False
+        return 0.0
+
+    def _gather(self) -> list[_Outcome]:
+        batch: list[_Outcome] = []
+        size = 0
+        while self._waiting and len(batch) < _MAX_BATCH:
+            size += self._waiting[0].size
+            if batch and size > MAX_PACKET:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _save_last_progress(self, batch: Sequence[_Outcome]) -> None:
+        save_progress(self._storage, [outcome.attempt for outcome in batch])
+
+    def _write(self, batch: Sequence[_Outcome]) -> None:
+        try:
+            won = self._storage.record([outcome.fenced for outcome in batch], uncertain=self._uncertain)
+        except Exception as error:
+            fault = self._storage.database.dialect.fault(error)
+            if fault is not Fault.REFUSED and fault is not Fault.CONFLICT and not isinstance(error, UnicodeError):
+                self._uncertain = True
+                raise
+            self._split(batch, error)
+            return
+        self._settle(batch, won)
+
+    def _split(self, batch: Sequence[_Outcome], error: Exception) -> None:
+        """One outcome that the database refuses must not hold up the others."""
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._write(batch[:middle])
+            self._write(batch[middle:])
+            return
+        (offender,) = batch
+        self.log.error("record: %s: the database refuses its outcome, so it fails: %s", offender.attempt, error)
+        reason = ErrorInfo.of(SerializationError(f"the database refuses the outcome: {_first_line(error)}"))
+        refused = fail(ErrorInfo(reason.type, reason.message, "", False).to_json())
+        won = self._storage.record([_Outcome(offender.attempt, refused).fenced], uncertain=False)
+        self._settle([_Outcome(offender.attempt, refused)], won)
+
+    def _settle(self, batch: Sequence[_Outcome], won: set[str]) -> None:
+        held: list[tuple[Attempt, Transition]] = []
+        for outcome in batch:
+            self._attempts.drop(outcome.attempt)
+            if outcome.attempt.claimed.execution_id in won:
+                held.append((outcome.attempt, outcome.transition))
+            else:
+                self._tell_fenced(outcome)
+        self._recorded(held)
+
+    def _tell_fenced(self, outcome: _Outcome) -> None:
+        if outcome.attempt.reason is StopReason.REVOKED:
+            self.log.info("record: %s: ended after it was cancelled or taken over; nothing written", outcome.attempt)
+            return
+        self.log.warning(
+            "record: %s: outcome %r of claim %d was fenced off: the execution was cancelled, or recovered because this "
+            "process's lease had ended. If it was not cancelled, lengthen `lease` or find what holds this process up",
+            outcome.attempt,
+            outcome.transition.name,
+            outcome.attempt.claimed.claim_token,
+        )
+
+
+def save_progress(storage: Storage, attempts: Sequence[Attempt]) -> None:
+    """Writes the progress that these attempts have made since it was last written."""
+    made: list[ProgressMade] = []
+    for attempt in attempts:
+        if attempt.progress_unsaved and attempt.progress is not None:
+            attempt.progress_unsaved = False
+            made.append(ProgressMade(*attempt.identity, attempt.progress.to_json()))
+    if made:
+        storage.save_progress(made)
+
+
+def _first_line(error: Any) -> str:
+    text = str(getattr(error, "orig", None) or error)
+    return text.splitlines()[0][:500] if text else type(error).__name__

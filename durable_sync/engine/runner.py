@@ -1,0 +1,165 @@
+"""One attempt, from its input text to its outcome: decode, call, encode, judge."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import attrs
+
+from durable_sync.clock import microseconds
+from durable_sync.context import ShutdownRequestedError
+from durable_sync.engine.attempts import Attempt, StopReason
+from durable_sync.engine.interrupt import Interrupted
+from durable_sync.errors import SerializationError, TaskCancelledError, TaskTimedOutError
+from durable_sync.execution import ErrorInfo
+from durable_sync.retry import RetryHistory, retry_delay, retry_policy
+from durable_sync.serialization import Serializer
+from durable_sync.transitions import Transition, cancel_self, complete, fail, release, retry, time_out
+
+__all__ = ["Runner"]
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs attempts on worker threads; each step is a method."""
+
+    def __init__(
+        self,
+        serializer: Serializer,
+        *,
+        max_payload_bytes: int,
+        may_start: Callable[[], bool],
+        watch: Callable[[Attempt, float], None],
+        put: Callable[[Attempt, Transition], None],
+        ended: Callable[[Attempt, float], None],
+    ) -> None:
+        self._serializer = serializer
+        self._max_payload_bytes = max_payload_bytes
+        self._may_start = may_start
+        self._watch = watch
+        self._put = put
+        self._ended = ended
+
+    def run(self, attempt: Attempt) -> None:
+        """Runs a queued attempt on the calling thread and hands its outcome over, unless that is void."""
+        if not self._may_start():
+            if attempt.unqueue():
+                self._put(attempt, release(started=False))
+            return
+        if not attempt.begin():
+            return
+        outcome = self._outcome(attempt)
+        attempt.returned = True
+        self._ended(attempt, attempt.run_seconds)
+        if attempt.settle():
+            self._put(attempt, outcome)
+
+    def _outcome(self, attempt: Attempt) -> Transition:
+        try:
+            timeout = self._timeout(attempt)
+            arguments = attempt.task.schema.loads(self._serializer, attempt.claimed.input)
+        except Exception as error:
+            return self._ends_unretried(attempt, error)
+        if timeout is not None:
+            self._watch(attempt, timeout)
+        try:
+            output = attempt.interruptible.run(lambda: _call(attempt, arguments))
+        except BaseException as error:
+            return self.judge(attempt, error)
+        if attempt.reason is StopReason.TIMEOUT:
+            return self.judge(attempt, Interrupted())
+        try:
+            return complete(self._encode(attempt, output))
+        except SerializationError as error:
+            return self._ends_unretried(attempt, error)
+
+    def _timeout(self, attempt: Attempt) -> float | None:
+        if attempt.claimed.timeout is not None:
+            return attempt.claimed.timeout
+        by_attempt = attempt.task.declaration.timeout
+        return None if by_attempt is None else by_attempt(attempt.claimed.starts - 1)
+
+    def _encode(self, attempt: Attempt, output: Any) -> str:
+        try:
+            text = self._serializer.dumps(output, attempt.task.schema.output_annotation)
+        except SerializationError as error:
+            raise SerializationError(f"the output of task {attempt.task.id!r}: {error.message}") from error
+        if len(text) > self._max_payload_bytes:
+            raise SerializationError(
+                f"the output of task {attempt.task.id!r} is {len(text)} bytes of JSON, more than max_payload_bytes="
+                f"{self._max_payload_bytes}: store it elsewhere and return where"
+            )
+        return text
+
+    def judge(self, attempt: Attempt, error: BaseException) -> Transition:
+        """The outcome of an attempt that raised `error`, or that was stopped and raised whatever it did."""
+        if attempt.reason in {StopReason.LEASE, StopReason.SHUTDOWN, StopReason.REVOKED}:
+            return release(started=True)
+        if isinstance(error, ShutdownRequestedError):
+            return release(started=True)
+        if attempt.reason is StopReason.TIMEOUT:
+            limit = self._timeout(attempt)
+            error = TaskTimedOutError(f"the attempt was stopped after its timeout of {limit:g} s").with_traceback(
+                error.__traceback__
+            )
+        return self._judge_error(attempt, error)
+
+    def _judge_error(self, attempt: Attempt, error: BaseException) -> Transition:
+        info = _describe(error)
+        if isinstance(error, TaskCancelledError):
+            return cancel_self(info.to_json())
+        try:
+            delay = self._retry_delay(attempt, error)
+        except Exception as broken:
+            _log.exception("run: %s: its retry policy raised", attempt)
+            broken.__context__ = error
+            return fail(_describe(broken).to_json())
+        if delay is not None:
+            _log.info("run: %s: attempt %d failed, retried in %.3f s: %s", attempt, attempt.claimed.starts, delay, info.type)
+            return retry(info.to_json(), microseconds(delay))
+        _log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
+        return time_out(info.to_json()) if isinstance(error, TaskTimedOutError) else fail(info.to_json())
+
+    def _retry_delay(self, attempt: Attempt, error: BaseException) -> float | None:
+        claimed = attempt.claimed
+        policy = attempt.task.declaration.retry if claimed.max_retries is None else retry_policy(claimed.max_retries)
+        if policy is None:
+            return None
+        before = (claimed.started_at - claimed.first_started_at) / 1_000_000
+        history = RetryHistory(
+            failures=claimed.failures + 1,
+            elapsed=before + attempt.run_seconds,
+            idle_for=claimed.idle_for / 1_000_000,
+        )
+        return retry_delay(policy, error, history)
+
+    def _ends_unretried(self, attempt: Attempt, error: Exception) -> Transition:
+        info = attrs.evolve(_describe(error), retryable=False)
+        _log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
+        return fail(info.to_json())
+
+
+def _call(attempt: Attempt, arguments: dict[str, Any]) -> Any:
+    args, kwargs = attempt.task.schema.call_arguments(arguments)
+    if attempt.task.takes_context:
+        return attempt.task.function(attempt.context(), *args, **kwargs)
+    return attempt.task.function(*args, **kwargs)
+
+
+def _describe(error: BaseException) -> ErrorInfo:
+    """What is kept of an error, its traceback beginning with the task's own code."""
+    own = error.__traceback__
+    while own is not None and _is_ours(own) and own.tb_next is not None:
+        own = own.tb_next
+    info = ErrorInfo.of(error.with_traceback(own))
+    return attrs.evolve(info, retryable=False) if not isinstance(error, Exception) else info
+
+
+def _is_ours(step: TracebackType) -> bool:
+    return str(step.tb_frame.f_globals.get("__name__", "")).startswith("durable_sync.engine.")
+
+
