@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import Parameter
 from types import SimpleNamespace
 from typing import Any, Protocol, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
@@ -146,7 +147,8 @@ def _stored(parameter: Parameter, hint: Any) -> Any:
 def _resolved(function: Callable[..., Any]) -> dict[str, Any]:
     """Every annotation that can be resolved, one by one: a bad one does not spoil the others."""
     plain = inspect.unwrap(function)
-    plain = getattr(plain, "func", plain)  # functools.partial
+    while isinstance(plain, partial):
+        plain = plain.func
     if not inspect.isroutine(plain) and not inspect.isclass(plain):
         plain = type(plain).__call__
     hints: dict[str, Any] = {}
@@ -154,8 +156,7 @@ def _resolved(function: Callable[..., Any]) -> dict[str, Any]:
         holder = SimpleNamespace(__annotations__={name: annotation})
         try:
             hints.update(get_type_hints(holder, getattr(plain, "__globals__", {}), include_extras=True))
-            if get_origin(hints[name]) is None:
-                cast(Any, TypedDict)("Usable", {name: hints[name]})  # refuses what is no type
+            cast(Any, TypedDict)("Usable", {name: hints[name]})  # refuses what is no type
         except Exception:  # noqa: BLE001 - resolving evaluates the annotation, which is any expression
             hints.pop(name, None)
     return hints

@@ -12,8 +12,6 @@ from durable_sync.engine.attempts import Attempt
 
 __all__ = ["WorkerPool"]
 
-_log = logging.getLogger(__name__)
-
 
 class WorkerPool:
     """Runs attempts on up to `size` daemon threads, in the order of submission. For any thread."""
@@ -22,6 +20,7 @@ class WorkerPool:
         self.size = size
         """How many attempts may run at once."""
         self._run = run
+        self.log = logging.getLogger(__name__)
         self._label = label
         self._queue: SimpleQueue[Attempt | None] = SimpleQueue()
         self._lock = threading.Lock()
@@ -47,6 +46,10 @@ class WorkerPool:
     def abandoned(self) -> int:
         """How many threads were given up on and have not ended."""
         return len(self._abandoned)
+
+    def is_worker(self) -> bool:
+        """True on a thread of this pool."""
+        return threading.current_thread() in self._threads
 
     def submit(self, attempt: Attempt) -> None:
         """Queues an attempt."""
@@ -128,7 +131,7 @@ class WorkerPool:
             try:
                 self._run(attempt)
             except Exception:
-                _log.exception("run: %s: the runner itself failed; the execution will be run again", attempt)
+                self.log.exception("run: %s: the runner itself failed; the execution will be run again", attempt)
             del attempt
             with self._lock:
                 del self._current[me]

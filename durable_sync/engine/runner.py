@@ -21,8 +21,6 @@ from durable_sync.transitions import Transition, cancel_self, complete, fail, re
 
 __all__ = ["Runner"]
 
-_log = logging.getLogger(__name__)
-
 
 class Runner:
     """Runs attempts on worker threads; each step is a method."""
@@ -38,6 +36,7 @@ class Runner:
         ended: Callable[[Attempt, float], None],
     ) -> None:
         self._serializer = serializer
+        self.log = logging.getLogger(__name__)
         self._max_payload_bytes = max_payload_bytes
         self._may_start = may_start
         self._watch = watch
@@ -115,13 +114,13 @@ class Runner:
         try:
             delay = self._retry_delay(attempt, error)
         except Exception as broken:
-            _log.exception("run: %s: its retry policy raised", attempt)
+            self.log.exception("run: %s: its retry policy raised", attempt)
             broken.__context__ = error
             return fail(_describe(broken).to_json())
         if delay is not None:
-            _log.info("run: %s: attempt %d failed, retried in %.3f s: %s", attempt, attempt.claimed.starts, delay, info.type)
+            self.log.info("run: %s: attempt %d failed, retried in %.3f s: %s", attempt, attempt.claimed.starts, delay, info.type)
             return retry(info.to_json(), microseconds(delay))
-        _log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
+        self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return time_out(info.to_json()) if isinstance(error, TaskTimedOutError) else fail(info.to_json())
 
     def _retry_delay(self, attempt: Attempt, error: BaseException) -> float | None:
@@ -139,7 +138,7 @@ class Runner:
 
     def _ends_unretried(self, attempt: Attempt, error: Exception) -> Transition:
         info = attrs.evolve(_describe(error), retryable=False)
-        _log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
+        self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return fail(info.to_json())
 
 

@@ -13,23 +13,33 @@ from sqlalchemy.engine import Connection
 from durable_sync.clock import SteadyClock, boot_id, wall_offset
 from durable_sync.storage.statements import Sql
 
-__all__ = ["agree_offset"]
+__all__ = ["adopt_offset", "agree_offset"]
+
+
+def adopt_offset(sql: Sql, connection: Connection, clock: SteadyClock) -> bool:
+    """Sets the clock by the offset kept in the database; False if none is kept."""
+    t = sql.tables.clocks
+    kept = connection.execute(select(t.c.clock_offset).where(t.c.boot_id == (boot_id() or ""))).scalar()
+    if kept is None:
+        return False
+    clock.offset = int(kept)
+    return True
 
 
 def agree_offset(sql: Sql, connection: Connection, clock: SteadyClock) -> None:
-    """Sets the clock by the offset kept in the database, and keeps one if there is none that is in use."""
+    """Sets the clock by the kept offset while that is in use; otherwise by the wall clock, and keeps that."""
     boot = boot_id()
     if boot is None:
         return
     t = sql.tables.clocks
-    kept = connection.execute(select(t.c.clock_offset).where(t.c.boot_id == boot)).scalar()
-    if kept is None:
-        connection.execute(insert(t).values(boot_id=boot, clock_offset=clock.offset))
+    kept = adopt_offset(sql, connection, clock)
+    if kept and _anybody_alive(sql, connection):
         return
-    clock.offset = int(kept)
-    if not _anybody_alive(sql, connection):
-        clock.offset = wall_offset()
+    clock.offset = wall_offset()
+    if kept:
         connection.execute(update(t).where(t.c.boot_id == boot).values(clock_offset=clock.offset))
+    else:
+        connection.execute(insert(t).values(boot_id=boot, clock_offset=clock.offset))
 
 
 def _anybody_alive(sql: Sql, connection: Connection) -> bool:

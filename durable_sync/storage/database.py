@@ -6,8 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -56,7 +56,7 @@ class Database:
         if problem is not None:
             raise ConfigurationError(problem)
         self._writer = threading.Lock()
-        self._in_flight: dict[int, tuple[float, str, Connection]] = {}
+        self._in_flight: dict[int, tuple[float, str, Any]] = {}
         self._raw: dict[int, Any] = {}
         self.engine = self._make_engine()
         options: dict[str, Any] = {"durable_sync_read": True}
@@ -115,24 +115,28 @@ class Database:
             self._writer.release()
 
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
-        with self.engine.connect() as connection:
-            self._begin_flight(verb, connection)
-            try:
-                with connection.execution_options(durable_sync_verb=verb).begin():
-                    return work(Transaction(connection, uncertain))
-            finally:
-                self._in_flight.pop(id(connection), None)
+        with (
+            self.engine.connect() as connection,
+            self.deadline(verb, connection.connection.dbapi_connection),
+            connection.execution_options(durable_sync_verb=verb).begin(),
+        ):
+            return work(Transaction(connection, uncertain))
 
     def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
-        with self._reading.connect() as connection:
-            self._begin_flight(verb, connection)
-            try:
-                return work(connection.execution_options(durable_sync_verb=verb))
-            finally:
-                self._in_flight.pop(id(connection), None)
+        with (
+            self._reading.connect() as connection,
+            self.deadline(verb, connection.connection.dbapi_connection),
+        ):
+            return work(connection.execution_options(durable_sync_verb=verb))
 
-    def _begin_flight(self, verb: str, connection: Connection) -> None:
-        self._in_flight[id(connection)] = (time.monotonic(), verb, connection)
+    @contextmanager
+    def deadline(self, verb: str, raw: Any) -> Iterator[None]:
+        """Exposes the driver's connection to `cut_overdue` for the length of the block."""
+        self._in_flight[id(raw)] = (time.monotonic(), verb, raw)
+        try:
+            yield
+        finally:
+            self._in_flight.pop(id(raw), None)
 
     def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
         started = time.monotonic()
@@ -169,10 +173,10 @@ class Database:
         """
         now = time.monotonic()
         overdue = [flight for flight in list(self._in_flight.values()) if now - flight[0] > limit]
-        for _since, _verb, connection in overdue:
+        for _since, _verb, raw in overdue:
             with suppress(Exception):
-                self.dialect.cut(connection.connection.dbapi_connection)
-        return [verb for _since, verb, _connection in overdue]
+                self.dialect.cut(raw)
+        return [verb for _since, verb, _raw in overdue]
 
     def dispose(self) -> None:
         """Closes the pool's idle connections; those in use close when they are returned."""

@@ -57,8 +57,8 @@ class Dialect:
     """A list can be one parameter, and many rows one `unnest` of lists."""
     single_writer: ClassVar[bool] = False
     """One write transaction at a time in the whole database: threads of a process take turns."""
-    notifies: ClassVar[bool] = False
-    """LISTEN and NOTIFY."""
+    notifies: bool = False
+    """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
     autocommit_is_free: ClassVar[bool] = False
     """Reading outside of a transaction saves round trips; elsewhere, switching costs more than it saves."""
 
@@ -75,7 +75,7 @@ class Dialect:
         return {}
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
-        """Sets up what each new connection needs."""
+        """Sets up what each new connection needs, and looks at what the driver can do."""
 
     def open_problem(self, url: URL) -> str | None:
         """What can be said, without connecting, about why this URL can't serve."""
@@ -176,18 +176,20 @@ class SQLite(Dialect):
 
 
 class PostgreSQL(Dialect):
-    """PostgreSQL, by psycopg 3 (or psycopg2)."""
+    """PostgreSQL, by psycopg 3; other drivers do without notifications."""
 
     server_clock = True
     skip_locked = True
     update_returning = True
     arrays = True
-    notifies = True
     autocommit_is_free = True
 
     _CONTENTION = frozenset({"40001", "40P01", "55P03"})
     # Class 08: connection; 57: operator intervention; 53: out of resources; 25006: a replica after failover.
     _OUTAGE_CLASSES = ("08", "57", "53")
+
+    def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
+        self.notifies = engine.driver == "psycopg"
 
     def now(self) -> ColumnElement[int]:
         return literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger)
@@ -309,9 +311,9 @@ class _Portable:
     skip_locked = False
     update_returning = False
     arrays = False
-    notifies = False
     autocommit_is_free = False
 
+    prepare_notifies = False
     is_in = Dialect.is_in
     insert_unless_taken = Dialect.insert_unless_taken
 

@@ -13,7 +13,7 @@ from durable_sync.clock import SteadyClock
 from durable_sync.errors import DatabaseVersionError
 from durable_sync.storage.statements import Sql
 
-__all__ = ["LATEST", "check_version", "migrate"]
+__all__ = ["LATEST", "check_version", "is_latest", "migrate"]
 
 
 def _create_tables(sql: Sql, connection: Connection) -> None:
@@ -33,8 +33,6 @@ LATEST: Final = len(_STEPS)
 
 def migrate(sql: Sql, connection: Connection) -> None:
     """Makes or upgrades the tables, in the caller's transaction; newer ones raise DatabaseVersionError."""
-    if _version(sql, connection) == LATEST:
-        return
     lock = sql.executions.name
     sql.dialect.lock_migrations(connection, lock)
     try:
@@ -45,6 +43,13 @@ def migrate(sql: Sql, connection: Connection) -> None:
             _note(sql, connection, version)
     finally:
         sql.dialect.unlock_migrations(connection, lock)
+
+
+def is_latest(sql: Sql, connection: Connection) -> bool:
+    """True if there is nothing to upgrade; newer tables raise DatabaseVersionError."""
+    found = _version(sql, connection)
+    _refuse_newer(sql, found)
+    return found == LATEST
 
 
 def check_version(sql: Sql, connection: Connection) -> None:

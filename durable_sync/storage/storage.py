@@ -15,7 +15,7 @@ from durable_sync.clock import Clock, SteadyClock
 from durable_sync.errors import ConfigurationError
 from durable_sync.storage import claiming, enqueueing, leases, migrations, reading, recording
 from durable_sync.storage.claiming import Glimpse
-from durable_sync.storage.clocks import agree_offset
+from durable_sync.storage.clocks import adopt_offset, agree_offset
 from durable_sync.storage.database import Database, Transaction
 from durable_sync.storage.dialects import Fault
 from durable_sync.storage.enqueueing import Enqueued
@@ -39,7 +39,6 @@ class Storage:
         if clock is None and not database.dialect.server_clock:
             clock = SteadyClock()
         self.sql = Sql(tables, database.dialect, clock)
-        self._shares_clock = isinstance(clock, SteadyClock)
 
     @classmethod
     def open(
@@ -58,28 +57,31 @@ class Storage:
         """Makes or upgrades the tables, safely from several processes at once."""
         for tries_left in reversed(range(_MIGRATION_TRIES)):
             try:
-                self.database.transact("migrate", self._migrate, patience=patience)
-                return
+                # Looking first takes no lock, which a session of the caller's own may hold.
+                if not self.database.read("migrate", lambda c: migrations.is_latest(self.sql, c), patience=patience):
+                    self.database.transact("migrate", lambda tx: migrations.migrate(self.sql, tx.connection))
+                break
             except DBAPIError as error:
                 # Where nothing keeps two processes from making the same table, one of them meets an error.
                 if tries_left == 0 or self.database.dialect.fault(error) is Fault.OUTAGE:
                     raise self._unusable(error) from error
-
-    def _migrate(self, tx: Transaction) -> None:
-        migrations.migrate(self.sql, tx.connection)
-        self._share_clock(tx.connection)
+        self._adopt_clock()
 
     def check_version(self, *, patience: float = 0.0) -> None:
         """Raises DatabaseVersionError unless the tables are those that this library uses."""
         try:
             self.database.read("migrate", lambda c: migrations.check_version(self.sql, c), patience=patience)
-            if self._shares_clock:
-                self.database.transact("migrate", lambda tx: self._share_clock(tx.connection), patience=patience)
         except DBAPIError as error:
             raise self._unusable(error) from error
+        self._adopt_clock()
 
-    def _share_clock(self, connection: Connection) -> None:
-        if self._shares_clock and isinstance(self.sql.clock, SteadyClock):
+    def _adopt_clock(self) -> None:
+        clock = self.sql.clock
+        if isinstance(clock, SteadyClock):
+            self.database.read("migrate", lambda c: adopt_offset(self.sql, c, clock))
+
+    def _agree_clock(self, connection: Connection) -> None:
+        if isinstance(self.sql.clock, SteadyClock):
             agree_offset(self.sql, connection, self.sql.clock)
 
     def _unusable(self, error: DBAPIError) -> ConfigurationError:
@@ -115,9 +117,9 @@ class Storage:
         """The executions of these ids that exist, by id."""
         return self.database.read("get", lambda c: reading.get(self.sql, c, ids), patience=patience)
 
-    def finished(self, ids: Sequence[str]) -> set[str]:
+    def finished(self, ids: Sequence[str], *, patience: float = 0.0) -> set[str]:
         """Those of these ids that have finished or don't exist."""
-        return self.database.read("watch", lambda c: reading.finished(self.sql, c, ids))
+        return self.database.read("watch", lambda c: reading.finished(self.sql, c, ids), patience=patience)
 
     def any_active(self, tasks: Sequence[str], *, patience: float) -> bool:
         """True if an execution of one of these tasks is ready, running or waiting."""
@@ -165,9 +167,12 @@ class Storage:
 
     def register(self, incarnation: Incarnation, *, patience: float = 0.0) -> None:
         """Enters an incarnation with a fresh lease."""
-        self.database.transact(
-            "register", lambda tx: leases.register(self.sql, tx.connection, incarnation), patience=patience
-        )
+
+        def enter(tx: Transaction) -> None:
+            self._agree_clock(tx.connection)
+            leases.register(self.sql, tx.connection, incarnation)
+
+        self.database.transact("register", enter, patience=patience)
 
     def renew(self, incarnation: Incarnation) -> bool:
         """Extends the lease; False if the incarnation is dead."""

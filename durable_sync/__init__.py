@@ -1,0 +1,68 @@
+"""Durable execution of plain, synchronous functions, over any database that SQLAlchemy speaks."""
+
+from __future__ import annotations
+
+import logging
+
+from durable_sync._version import __version__
+from durable_sync.clock import Clock
+from durable_sync.context import Signal, TaskContext
+from durable_sync.errors import (
+    ChildrenFailedError,
+    ConfigurationError,
+    DatabaseVersionError,
+    DurableError,
+    ExecutionNotFoundError,
+    ExecutorShutdownError,
+    FinalizeFailedError,
+    InvalidInputError,
+    SerializationError,
+    TaskCancelledError,
+    TaskError,
+    TaskNotRegisteredError,
+    TaskTimedOutError,
+)
+from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
+from durable_sync.executor import DurableExecutor
+from durable_sync.handle import DoneAndNotDone, TaskHandle, as_completed, wait
+from durable_sync.serialization import Serializer
+from durable_sync.storage.tables import metadata
+from durable_sync.task import Task, TaskCall, TaskRegistry
+from durable_sync.using import TransactionalExecutor
+
+logging.getLogger("durable_sync").addHandler(logging.NullHandler())
+
+__all__ = [
+    "ChildrenFailedError",
+    "Clock",
+    "ConfigurationError",
+    "DatabaseVersionError",
+    "DoneAndNotDone",
+    "DurableError",
+    "DurableExecutor",
+    "ErrorInfo",
+    "Execution",
+    "ExecutionNotFoundError",
+    "ExecutionStatus",
+    "ExecutorShutdownError",
+    "FinalizeFailedError",
+    "InvalidInputError",
+    "Progress",
+    "SerializationError",
+    "Serializer",
+    "Signal",
+    "Task",
+    "TaskCall",
+    "TaskCancelledError",
+    "TaskContext",
+    "TaskError",
+    "TaskHandle",
+    "TaskNotRegisteredError",
+    "TaskRegistry",
+    "TaskTimedOutError",
+    "TransactionalExecutor",
+    "__version__",
+    "as_completed",
+    "metadata",
+    "wait",
+]

@@ -1,0 +1,222 @@
+"""Puts the loops of one executor together, and takes them down in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from attrs import frozen
+
+from durable_sync.engine.attempts import Attempt, Attempts, StopReason
+from durable_sync.engine.claimer import Claimer, Pace
+from durable_sync.engine.heartbeat import Heartbeat
+from durable_sync.engine.interrupt import Interrupted
+from durable_sync.engine.interrupter import Interrupter
+from durable_sync.engine.lease import Lease
+from durable_sync.engine.loop import Loop
+from durable_sync.engine.messenger import Messenger
+from durable_sync.engine.pool import WorkerPool
+from durable_sync.engine.reaper import Reaper
+from durable_sync.engine.recorder import Recorder
+from durable_sync.engine.runner import Runner
+from durable_sync.engine.supervisor import Supervisor
+from durable_sync.serialization import Serializer
+from durable_sync.storage.leases import Reaped
+from durable_sync.storage.storage import Storage
+from durable_sync.task import TaskRegistry
+from durable_sync.transitions import Transition, release
+
+__all__ = ["Background", "Settings"]
+
+_LAST_WRITES_SECONDS = 5.0
+"""How long a shutdown waits, beyond its own timeout, for the database to take what is left to say."""
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The options of an executor that its background needs. Durations are seconds."""
+
+    name: str
+    max_workers: int
+    queues: frozenset[str] | None
+    lease: float
+    poll_interval: float
+    max_payload_bytes: int
+    logger: logging.Logger | None = None
+
+
+class Background:
+    """The threads of one started executor."""
+
+    def __init__(
+        self, settings: Settings, storage: Storage, registry: TaskRegistry, serializer: Serializer, messenger: Messenger
+    ) -> None:
+        self.settings = settings
+        self.log = settings.logger or logging.getLogger(__name__)
+        self._storage = storage
+        self.lifeline = storage.sibling()
+        self._messenger = messenger
+        self.lease = Lease(settings.name, settings.lease)
+        self.attempts = Attempts()
+        self._ended = threading.Event()
+        pace = Pace()
+        label = settings.name
+        self.pool = WorkerPool(self._run, settings.max_workers, label)
+        self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
+        self.recorder = Recorder(label, storage, self.attempts, recorded=self._recorded)
+        self.claimer = Claimer(
+            label,
+            storage,
+            registry=registry,
+            queues=settings.queues,
+            lease=self.lease,
+            pool=self.pool,
+            attempts=self.attempts,
+            pace=pace,
+            poll_interval=settings.poll_interval,
+            give_back=lambda attempt: self.recorder.put(attempt, release(started=False)),
+        )
+        self._pace = pace
+        self._runner = Runner(
+            serializer,
+            max_payload_bytes=settings.max_payload_bytes,
+            may_start=self.lease.may_start_work,
+            watch=self.interrupter.watch,
+            put=self.recorder.put,
+            ended=lambda _attempt, run_seconds: pace.note(run_seconds),
+        )
+        self.heartbeat = Heartbeat(
+            label,
+            self.lifeline,
+            lease=self.lease,
+            attempts=self.attempts,
+            claiming_since=lambda: self.claimer.claiming_since,
+            stop_attempt=self.interrupter.stop_attempt,
+            lost=self._drop_queued,
+        )
+        self.reaper = Reaper(label, storage, lease=self.lease, reaped=self._reaped)
+        messenger.on_ready = self.claimer.wake
+        messenger.on_cancelled = self._stop_revoked
+        loops: list[Loop] = [
+            self.recorder,
+            self.interrupter,
+            self.heartbeat,
+            self.reaper,
+            *messenger.loops,
+            self.claimer,
+        ]
+        self.supervisor = Supervisor(label, loops, check=self._check)
+        if settings.logger is not None:
+            for component in (*loops, self.supervisor, self.pool, self._runner):
+                component.log = settings.logger
+
+    def start(self) -> None:
+        """Registers this incarnation, then starts the loops."""
+        asked_at = time.monotonic()
+        self._storage.register(self.lease.incarnation, patience=10.0)
+        self.lease.renewed(asked_at)
+        self.supervisor.start_all()
+
+    # --- what callers tell ----------------------------------------------------------------------
+
+    def enqueued(self) -> None:
+        """There is new work, committed or about to be."""
+        self.claimer.wake()
+
+    def cancelled(self, execution_id: str) -> None:
+        """An execution was ended by this process; whoever runs it here is to stop."""
+        self._stop_revoked([execution_id])
+
+    # --- what loops tell ------------------------------------------------------------------------
+
+    def _run(self, attempt: Attempt) -> None:
+        self._runner.run(attempt)
+        # More may be had now: the claimer alone knows how much is worth a commit.
+        if self.pool.room >= 0:
+            self.claimer.wake()
+        self._ended.set()
+
+    def _given_up(self, attempt: Attempt) -> None:
+        self.recorder.put(attempt, self._runner.judge(attempt, Interrupted()))
+
+    def _recorded(self, held: Sequence[tuple[Attempt, Transition]]) -> None:
+        finished = [attempt.claimed.execution_id for attempt, transition in held if transition.target.is_finished]
+        self._messenger.finished(finished)
+        if any(not transition.target.is_finished for _attempt, transition in held):
+            self.claimer.wake()
+            self._messenger.ready()
+
+    def _reaped(self, reaped: Reaped) -> None:
+        if reaped.recovered:
+            self.claimer.wake()
+            self._messenger.ready()
+        self._messenger.finished([execution_id for _task, execution_id, _owner in reaped.given_up])
+
+    def _stop_revoked(self, execution_ids: Sequence[str]) -> None:
+        for execution_id in execution_ids:
+            for attempt in self.attempts.of_execution(execution_id):
+                if attempt.is_running:
+                    self.interrupter.stop_attempt(attempt, StopReason.REVOKED)
+                elif attempt.unqueue():
+                    self.attempts.drop(attempt)
+
+    def _drop_queued(self) -> None:
+        for attempt in self.pool.take_back():
+            if attempt.unqueue():
+                self.attempts.drop(attempt)
+
+    def _check(self) -> None:
+        # Half a lease, so that a renewal can be tried again before the lease ends.
+        for storage, limit in ((self.lifeline, self.settings.lease / 2), (self._storage, max(self.settings.lease, 30.0))):
+            for verb in storage.database.cut_overdue(limit):
+                self.log.warning("%s: the database has not answered for %g s; its connection is cut", verb, limit)
+
+    # --- stopping -------------------------------------------------------------------------------
+
+    def shutdown(self, timeout: float | None) -> None:
+        """Stops claiming, lets running work end for up to `timeout` seconds, then gives back what is left."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.claimer.stop(_LAST_WRITES_SECONDS if deadline is None else min(timeout or 0.0, _LAST_WRITES_SECONDS))
+        self.claimer.give_back_queued()
+        for attempt in self.attempts.running():
+            attempt.shutdown_signal.set()
+        self._await_running(deadline)
+        for attempt in self.attempts.running():
+            self._release_running(attempt)
+        self._await(lambda: self.recorder.idle, time.monotonic() + _LAST_WRITES_SECONDS)
+        self._resign()
+        unfinished = self.supervisor.stop_all(_LAST_WRITES_SECONDS)
+        if unfinished:
+            self.log.warning("shutdown: threads that have not ended: %s", ", ".join(unfinished))
+        self.pool.close()
+        self.lifeline.database.dispose()
+
+    def _await_running(self, deadline: float | None) -> None:
+        self._await(lambda: not self.attempts.running(), deadline)
+
+    def _await(self, condition: Callable[[], bool], deadline: float | None) -> None:
+        while not condition():
+            left = 0.05 if deadline is None else min(deadline - time.monotonic(), 0.05)
+            if left <= 0:
+                return
+            self._ended.clear()
+            self._ended.wait(left)
+
+    def _release_running(self, attempt: Attempt) -> None:
+        self.interrupter.stop_attempt(attempt, StopReason.SHUTDOWN)
+        if attempt.settle():
+            self.log.warning(
+                "shutdown: %s: still running after the timeout; given back, to run again elsewhere from its beginning",
+                attempt,
+            )
+            self.recorder.put(attempt, release(started=True))
+
+    def _resign(self) -> None:
+        if not self.recorder.idle or len(self.attempts):
+            return
+        try:
+            self.lifeline.resign(self.lease.executor_id)
+        except Exception as error:
+            self.log.warning("shutdown: could not resign, so the lease will have to end by itself: %s", error)

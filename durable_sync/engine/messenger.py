@@ -1,0 +1,76 @@
+"""What a process tells and hears about executions, whether it runs any itself or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from durable_sync.engine.loop import Loop
+from durable_sync.engine.notifier import Listener, Notifier
+from durable_sync.engine.watcher import Watcher
+from durable_sync.storage.storage import Storage
+
+__all__ = ["Messenger"]
+
+
+class Messenger:
+    """Joins the watcher, the notifier and the listener; each of their threads starts when first needed."""
+
+    def __init__(self, label: str, storage: Storage, *, poll_interval: float) -> None:
+        self._watcher = Watcher(label, storage, poll_interval=poll_interval)
+        self._notifier = Notifier(label, storage) if storage.database.dialect.notifies else None
+        self._listener: Listener | None = None
+        if self._notifier is not None:
+            self._listener = Listener(
+                label,
+                storage,
+                sender=self._notifier.sender,
+                ready=lambda: self.on_ready(),
+                finished=self._watcher.finished,
+                cancelled=lambda ids: self.on_cancelled(ids),
+            )
+        self.on_ready: Callable[[], None] = lambda: None
+        """Called when another process says that there is work."""
+        self.on_cancelled: Callable[[Sequence[str]], None] = lambda _ids: None
+        """Called when another process has ended executions that may run here."""
+
+    @property
+    def loops(self) -> list[Loop]:
+        """The loops that a started executor keeps running."""
+        return [loop for loop in (self._watcher, self._notifier, self._listener) if loop is not None]
+
+    def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
+        """Has `callback` called with the id of each of these once it has finished."""
+        if self._listener is not None:
+            self._listener.start()
+        self._watcher.watch(execution_ids, callback)
+
+    def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
+        """Takes back `watch`."""
+        self._watcher.unwatch(execution_ids, callback)
+
+    def ready(self) -> None:
+        """Work was enqueued or given back."""
+        if self._notifier is not None:
+            self._notifier.start()
+            self._notifier.ready()
+
+    def finished(self, execution_ids: Sequence[str]) -> None:
+        """These have finished, by what this process has committed."""
+        self._watcher.finished(execution_ids)
+        if self._notifier is not None and execution_ids:
+            self._notifier.start()
+            self._notifier.finished(execution_ids)
+
+    def cancelled(self, execution_id: str) -> None:
+        """This was cancelled, by what this process has committed."""
+        if self._notifier is not None:
+            self._notifier.start()
+            self._notifier.cancelled(execution_id)
+        self.finished([execution_id])
+
+    def stop(self, timeout: float) -> None:
+        """Ends the threads."""
+        for loop in self.loops:
+            loop.request_stop()
+        for loop in self.loops:
+            loop.stop(timeout)

@@ -1,0 +1,130 @@
+"""Tells other processes, and hears from them, where the database passes messages on. Always a hint: polling is the truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+
+from durable_sync.engine.loop import Loop
+from durable_sync.storage.notices import Ears, tell
+from durable_sync.storage.storage import Storage
+
+__all__ = ["Listener", "Notifier"]
+
+_SPACING_SECONDS = 0.005
+"""Messages closer together than this go as one: a NOTIFY takes a lock that all senders share."""
+_PROBE_SECONDS = 15.0
+_IDS_IN_A_MESSAGE = 150
+"""More than these, 37 bytes each, would not fit the 8,000 bytes of a message."""
+_READY, _FINISHED, _CANCELLED = "ready", "finished", "cancelled"
+
+
+class Notifier(Loop):
+    """Sends what happened here, after it was committed, coalesced. For any thread."""
+
+    name = "notify"
+
+    def __init__(self, label: str, storage: Storage) -> None:
+        super().__init__(label)
+        self.sender = uuid.uuid4().hex[:8]
+        self._storage = storage
+        self._telling_lock = threading.Lock()
+        self._telling: dict[str, list[str]] = {}
+
+    def ready(self) -> None:
+        """There is work to claim."""
+        self._tell(_READY, ())
+
+    def finished(self, execution_ids: Sequence[str]) -> None:
+        """These have finished."""
+        self._tell(_FINISHED, execution_ids)
+
+    def cancelled(self, execution_id: str) -> None:
+        """This was ended while it may have been running somewhere."""
+        self._tell(_CANCELLED, (execution_id,))
+
+    def _tell(self, what: str, execution_ids: Iterable[str]) -> None:
+        with self._telling_lock:
+            first = not self._telling
+            self._telling.setdefault(what, []).extend(execution_ids)
+        if first:
+            self.wake()
+
+    def step(self) -> float:
+        """Sends what has gathered."""
+        with self._telling_lock:
+            telling, self._telling = self._telling, {}
+        if not telling:
+            return float("inf")
+        messages = [message for what, ids in telling.items() for message in self._messages(what, ids)]
+        tell(self._storage, messages)
+        # Not cut short by a wake: what comes within this time goes together.
+        self._stopping.wait(_SPACING_SECONDS)
+        return 0.0
+
+    def _messages(self, what: str, ids: Sequence[str]) -> list[str]:
+        starts = range(0, max(len(ids), 1), _IDS_IN_A_MESSAGE)
+        return [f"{self.sender} {what} {','.join(ids[start : start + _IDS_IN_A_MESSAGE])}" for start in starts]
+
+
+class Listener(Loop):
+    """Hears what happened elsewhere."""
+
+    name = "listen"
+
+    def __init__(
+        self,
+        label: str,
+        storage: Storage,
+        *,
+        sender: str,
+        ready: Callable[[], None],
+        finished: Callable[[Sequence[str]], None],
+        cancelled: Callable[[Sequence[str]], None],
+    ) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._sender = sender
+        self._hear = {
+            _READY: lambda _ids: ready(),  # type: ignore[misc]
+            _FINISHED: finished,
+            _CANCELLED: cancelled,
+        }
+        self._ears: Ears | None = None
+        self._probed_at = 0.0
+
+    def step(self) -> float:
+        """Listens for a second."""
+        ears = self._ears
+        if ears is None:
+            ears = self._ears = Ears(self._storage)
+            self._probed_at = time.monotonic()
+            # What was said while nobody listened can be anything.
+            self._hear[_READY](())
+        try:
+            if time.monotonic() - self._probed_at > _PROBE_SECONDS:
+                ears.probe()
+                self._probed_at = time.monotonic()
+            for message in ears.hear(1.0):
+                self._pass_on(message)
+        except Exception:
+            self._ears = None
+            ears.close()
+            if self.stopping:
+                return 0.0
+            raise
+        return 0.0
+
+    def request_stop(self) -> None:
+        """Asks the thread to end, and frees it from listening."""
+        super().request_stop()
+        if self._ears is not None:
+            self._ears.close()
+
+    def _pass_on(self, message: str) -> None:
+        sender, _, rest = message.partition(" ")
+        what, _, ids = rest.partition(" ")
+        if sender != self._sender and what in self._hear:
+            self._hear[what](ids.split(",") if ids else [])

@@ -1,0 +1,74 @@
+"""All who wait for executions in this process, with one query."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from durable_sync.engine.loop import Loop
+from durable_sync.storage.storage import Storage
+
+__all__ = ["Watcher"]
+
+_QUICKEST_POLL = 0.02
+_POLL_BY_AGE = 0.25
+"""The youngest wait's age times this is the time to the next look: who has waited long can wait a little longer."""
+
+
+class Watcher(Loop):
+    """Calls back, once, when an execution has finished or turns out not to exist. For any thread."""
+
+    name = "watch"
+
+    def __init__(self, label: str, storage: Storage, *, poll_interval: float) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._poll_interval = poll_interval
+        self._watched_lock = threading.Lock()
+        self._watched: dict[str, list[Callable[[str], None]]] = {}
+        self._youngest = 0.0
+
+    def watch(self, execution_ids: Iterable[str], callback: Callable[[str], None]) -> None:
+        """Has `callback` called with the id of each of these once it has finished, on some thread of ours."""
+        with self._watched_lock:
+            for execution_id in execution_ids:
+                self._watched.setdefault(execution_id, []).append(callback)
+            self._youngest = time.monotonic()
+        self.start()
+        self.wake()
+
+    def unwatch(self, execution_ids: Iterable[str], callback: Callable[[str], None]) -> None:
+        """Takes back `watch`."""
+        with self._watched_lock:
+            for execution_id in execution_ids:
+                callbacks = self._watched.get(execution_id, [])
+                if callback in callbacks:
+                    callbacks.remove(callback)
+                if not callbacks:
+                    self._watched.pop(execution_id, None)
+
+    def finished(self, execution_ids: Iterable[str]) -> None:
+        """Tells that these have finished: seen in this process, or heard from another."""
+        for execution_id in execution_ids:
+            with self._watched_lock:
+                callbacks = self._watched.pop(execution_id, [])
+            for callback in callbacks:
+                self._call(callback, execution_id)
+
+    def step(self) -> float:
+        """Looks after all that are watched."""
+        with self._watched_lock:
+            watched = list(self._watched)
+            youngest = self._youngest
+        if not watched:
+            return float("inf")
+        self.finished(self._storage.finished(watched))
+        age = time.monotonic() - youngest
+        return min(max(age * _POLL_BY_AGE, _QUICKEST_POLL), self._poll_interval)
+
+    def _call(self, callback: Callable[[str], None], execution_id: str) -> None:
+        try:
+            callback(execution_id)
+        except Exception:
+            self.log.exception("watch: execution %s: a callback raised", execution_id)

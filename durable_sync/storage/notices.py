@@ -1,0 +1,57 @@
+"""Messages between processes through the database, where it has them (PostgreSQL's NOTIFY)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from durable_sync.storage.storage import Storage
+
+__all__ = ["Ears", "tell"]
+
+
+def tell(storage: Storage, messages: Sequence[str]) -> None:
+    """Sends the messages, in a transaction of their own: inside another, they would make commits take turns."""
+    rows = [{"channel": _channel(storage), "message": message} for message in messages]
+    storage.database.read("notify", lambda c: c.execute(text("SELECT pg_notify(:channel, :message)"), rows))
+
+
+class Ears:
+    """A connection that listens. `close` may be called from any thread, the rest from one."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._database = storage.database
+        fairy = self._database.engine.raw_connection()
+        raw = fairy.dbapi_connection
+        fairy.detach()
+        assert raw is not None
+        self._raw: Any = raw
+        self._raw.autocommit = True
+        self._raw.execute(f'LISTEN "{_channel(storage)}"')
+
+    def hear(self, seconds: float) -> Iterator[str]:
+        """The messages that arrive within this time."""
+        for notice in self._raw.notifies(timeout=seconds):
+            yield notice.payload
+
+    def probe(self) -> None:
+        """Raises if the connection has died without a word."""
+        with self._database.deadline("listen", self._raw):
+            self._raw.execute("SELECT 1")
+
+    def close(self) -> None:
+        """Frees who listens, and lets go of the connection."""
+        with suppress(Exception):
+            self._database.dialect.cut(self._raw)
+        with suppress(Exception):
+            self._raw.close()
+
+
+def _channel(storage: Storage) -> str:
+    name = storage.sql.executions.fullname
+    return "durable_sync_" + hashlib.sha1(name.encode()).hexdigest()[:16]

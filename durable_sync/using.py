@@ -1,0 +1,93 @@
+"""Enqueueing inside the caller's own transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.orm import Session, scoped_session
+
+from durable_sync.engine.interrupt import shielded
+from durable_sync.errors import ConfigurationError
+from durable_sync.handle import Desk, TaskHandle
+from durable_sync.storage.records import NewExecution
+from durable_sync.storage.storage import Storage
+from durable_sync.task import Task, TaskCall
+
+__all__ = ["TransactionalExecutor"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TransactionalExecutor:
+    """What `executor.using(...)` returns. To be used on the thread that has the transaction.
+
+    Until the transaction commits, handles raise ExecutionNotFoundError; if it rolls back, they go on doing so.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        storage: Storage,
+        rows: Callable[[Sequence[TaskCall[Any]]], list[NewExecution]],
+        announce: Callable[[], None],
+        transaction: Session | scoped_session[Any] | Connection,
+    ) -> None:
+        self._desk = desk
+        self._storage = storage
+        self._rows = rows
+        self._announce = announce
+        self._session, self._connection = _opened(transaction)
+        _refuse_other_database(self._connection.engine.url, storage.database.url)
+
+    def enqueue(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+        """Like `DurableExecutor.enqueue`, in the caller's transaction."""
+        return self.enqueue_many([task.bind(*args, **kwargs)])[0]
+
+    def enqueue_many(self, calls: Iterable[TaskCall[R]]) -> list[TaskHandle[R]]:
+        """Like `DurableExecutor.enqueue_many`, in the caller's transaction."""
+        made = list(calls)
+        with shielded():
+            stored = self._storage.enqueue_within(self._connection, self._rows(made))
+            self._announce_after_commit()
+        return [
+            TaskHandle(self._desk, call.task, enqueued.execution_id, created=enqueued.created)
+            for call, enqueued in zip(made, stored, strict=True)
+        ]
+
+    def _announce_after_commit(self) -> None:
+        def announce(_target: object) -> None:
+            self._announce()
+
+        # A connection's event fires just before the commit; whoever is woken looks more than once.
+        if self._session is not None:
+            event.listen(self._session, "after_commit", announce, once=True)
+        else:
+            event.listen(self._connection, "commit", announce, once=True)
+
+
+def _opened(transaction: Any) -> tuple[Session | None, Connection]:
+    if isinstance(transaction, scoped_session):
+        transaction = transaction()
+    if isinstance(transaction, Session):
+        return transaction, transaction.connection()
+    if isinstance(transaction, Connection):
+        return None, transaction
+    raise ConfigurationError(f"using takes a SQLAlchemy Session, scoped_session or Connection, not {transaction!r}")
+
+
+def _refuse_other_database(theirs: URL, ours: URL) -> None:
+    same = theirs.get_backend_name() == ours.get_backend_name()
+    if same and theirs.database and ours.database:
+        same = theirs.database == ours.database or (
+            os.path.exists(theirs.database) and os.path.exists(ours.database) and os.path.samefile(theirs.database, ours.database)
+        )
+    if not same:
+        raise ConfigurationError(
+            f"the transaction is on {theirs.render_as_string()}, the executor on {ours.render_as_string()}: "
+            "an execution can only be enqueued in a transaction of its own database"
+        )
