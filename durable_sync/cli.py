@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from durable_sync import __version__
 
 if TYPE_CHECKING:
     import click
@@ -28,9 +31,11 @@ def main() -> NoReturn:
 
 def _commands() -> click.Group:
     import click
-    import rich as _rich  # so that a missing one shows here, before any work  # noqa: F401
+
+    import_module("rich")  # a missing one shows here, before any work
 
     @click.group(help="Durable execution of plain Python functions.")
+    @click.version_option(__version__)
     def commands() -> None:
         pass
 

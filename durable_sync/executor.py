@@ -211,7 +211,7 @@ class DurableExecutor(TaskDecorators):
             delay=microseconds(declared.delay if given.delay is None else given.delay),
             run_at=given.run_at,
             key=given.key,
-            timeout=given.timeout,
+            timeout=None if given.timeout is None else microseconds(given.timeout),
             max_retries=given.max_retries,
         )
 

@@ -11,7 +11,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum, Flag
+from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from types import NoneType
 from typing import Any, TypeVar, get_args
@@ -191,9 +191,9 @@ SCALARS: dict[Any, Codec] = {
 
 
 def enum_codec(cls: type[Enum]) -> Codec:
-    """By value where all values are strings or ints, and for flags; else by name."""
+    """By value where all values are strings or ints, as those of flags are; else by name."""
     types: set[type[Any]] = {type(member.value) for member in cls.__members__.values()}
-    by_value = types <= {str, int} or issubclass(cls, Flag)
+    by_value = types <= {str, int}
     members: dict[Any, Enum] = {}
     for member in cls:
         key = member.value if by_value else member.name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Database:
         return frozenset({path, *beside})
 
     @contextmanager
-    def connected(self) -> Iterator[Engine]:
+    def connected(self) -> Generator[Engine, None, None]:
         """An engine that has reached the database, disposed of afterwards."""
         engine = create_engine(self.url)
         try:
@@ -62,7 +62,7 @@ class Database:
             engine.dispose()
 
     @contextmanager
-    def clear_errors(self) -> Iterator[None]:
+    def clear_errors(self) -> Generator[None, None, None]:
         """What the database or the library raises inside becomes a DemoError of one line."""
         try:
             yield

@@ -52,11 +52,11 @@ class Job:
 class Assignment:
     """What `Ledger.assign` found and did."""
 
-    old: list[Job] = field(factory=list)
+    old: list[Job] = field(factory=list[Job])
     """Files that an earlier run enqueued."""
-    new: list[Job] = field(factory=list)
+    new: list[Job] = field(factory=list[Job])
     """Files enqueued now."""
-    replaced: list[TaskHandle[FileReport]] = field(factory=list)
+    replaced: list[TaskHandle[FileReport]] = field(factory=list["TaskHandle[FileReport]"])
     """Executions that no file refers to any more: it has changed, or everything starts over."""
 
 

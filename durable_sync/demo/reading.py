@@ -83,7 +83,7 @@ def _parse(data: bytes) -> ast.Module:
         where = f" in line {error.lineno}" if error.lineno else ""
         raise TaskError(f"syntax error{where}: {error.msg}", retryable=False) from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise TaskError(f"not parsable: {error or type(error).__name__}", retryable=False) from error
+        raise TaskError(f"not parsable: {str(error) or type(error).__name__}", retryable=False) from error
 
 
 def _count_lines(text: str) -> int:

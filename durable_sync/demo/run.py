@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -90,7 +90,7 @@ def _run(options: Options, screen: Screen) -> None:
 
 
 @contextmanager
-def _executor(options: Options, folder: Folder) -> Iterator[DurableExecutor]:
+def _executor(options: Options, folder: Folder) -> Generator[DurableExecutor, None, None]:
     """An executor for this folder alone, not started; shut down afterwards."""
     executor = DurableExecutor(
         options.database, name="demo", max_workers=options.workers, queues=[folder.id], lease=LEASE
@@ -128,7 +128,7 @@ def _work(executor: DurableExecutor, standing: Standing, screen: Screen) -> None
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def _sigterm_interrupts() -> Generator[None, None, None]:
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -140,7 +140,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _logging(*, verbose: bool) -> Iterator[None]:
+def _logging(*, verbose: bool) -> Generator[None, None, None]:
     """The library's log on stderr if `verbose`; no warnings about the sources that are read."""
     logger = logging.getLogger("durable_sync")
     handler = logging.StreamHandler()

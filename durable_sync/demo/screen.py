@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -54,7 +55,7 @@ class Screen:
     @classmethod
     def open(cls) -> Screen:
         """Standard output as it is: a terminal, a dumb one, a pipe or a file."""
-        if hasattr(sys.stdout, "reconfigure"):
+        if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a title may hold what an ASCII terminal can't show
         terminal = sys.stdout.isatty()
         console = Console(
@@ -72,7 +73,7 @@ class Screen:
         self.console.file.flush()
 
     @contextmanager
-    def bar(self, total: int, done: int) -> Iterator[Bar]:
+    def bar(self, total: int, done: int) -> Generator[Bar, None, None]:
         """A bar that is shown until the block ends."""
         if not self.live:
             yield _Lines(self, total)

@@ -31,7 +31,7 @@ class Heartbeat(Loop):
         lease: Lease,
         attempts: Attempts,
         claiming_since: Callable[[], float | None],
-        stop_attempt: Callable[[Attempt, StopReason], None],
+        stop_attempt: Callable[[Attempt, StopReason], bool],
         lost: Callable[[], None],
     ) -> None:
         super().__init__(label)
@@ -105,9 +105,8 @@ class Heartbeat(Loop):
         executor_id = self._lease.executor_id
         owned = self._storage.owned(executor_id)
         for identity, attempt in before.items():
-            if identity not in owned and attempt.is_running:
+            if identity not in owned and attempt.is_running and self._stop_attempt(attempt, StopReason.REVOKED):
                 self.log.info("renew: %s: no longer ours, so it is stopped", attempt)
-                self._stop_attempt(attempt, StopReason.REVOKED)
         known = {attempt.identity for attempt in self._attempts.all()}
         self._release_strangers(owned - known, asked_at)
 

@@ -33,7 +33,7 @@ def _load() -> tuple[Callable[[int, object], int] | None, object]:
     try:
         import ctypes
 
-        # A prototype of our own: to set `argtypes` on the one that `pythonapi` shares would be felt by others.
+        # A prototype of our own: `argtypes` set on the one that `pythonapi` shares would be felt by others.
         # Calls through it keep the GIL.
         prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)
         return prototype(("PyThreadState_SetAsyncExc", ctypes.pythonapi)), ctypes.py_object()
@@ -175,9 +175,18 @@ class Interruptible:
             self._over = True
 
     def _take_back(self) -> None:
-        """Clear what was set and has not arrived yet. Needs the lock; on the worker thread."""
+        """Clear what was set and has not arrived yet. Needs the lock; on the worker thread.
+
+        To set NULL where nothing is set any more leaves Python 3.11 and 3.12 looking for an exception at every
+        turn, and 3.11 hangs when it then calls a traced function (coverage, a debugger). So another one is
+        set in the place of the first, and arrives at once. NULL is for an interpreter that takes its time.
+        """
         if self._sent and self._thread is not None and _set_async_exc is not None:
-            _set_async_exc(self._thread, _NULL)
+            try:
+                _set_async_exc(self._thread, Interrupted)
+                _set_async_exc(self._thread, _NULL)
+            except Interrupted:
+                pass
 
     def _let_go(self) -> None:
         """Release the lock if this thread has it, after an exception that arrived somewhere about it.

@@ -40,10 +40,10 @@ class Interrupter(Loop):
         """Stops the attempt `timeout` seconds after it was started, if it still runs."""
         self._at(attempt.started_at + timeout, self._time_out, attempt)
 
-    def stop_attempt(self, attempt: Attempt, reason: StopReason) -> None:
-        """Begins to stop a running attempt; returns at once."""
+    def stop_attempt(self, attempt: Attempt, reason: StopReason) -> bool:
+        """Begins to stop a running attempt, and returns at once; False if it was stopped already."""
         if attempt.is_settled or not attempt.give_reason(reason):
-            return
+            return False
         attempt.cancel_signal.set()
         self._call_hooks(attempt)
         now = time.monotonic()
@@ -51,6 +51,7 @@ class Interrupter(Loop):
             self._at(now + COOPERATION_SECONDS, self._raise_in, attempt)
         else:
             self._raise_in(attempt)
+        return True
 
     def step(self) -> float:
         """Does what is due; sleeps until what is due next."""

@@ -131,7 +131,7 @@ class WorkerPool:
             try:
                 self._run(attempt)
             except Exception:
-                self.log.exception("run: %s: the runner itself failed; the execution will be run again", attempt)
+                self.log.exception("run: %s: a worker thread's error", attempt)
             del attempt
             with self._lock:
                 del self._current[me]

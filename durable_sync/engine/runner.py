@@ -51,7 +51,11 @@ class Runner:
             return
         if not attempt.begin():
             return
-        outcome = self._outcome(attempt)
+        try:
+            outcome = self._outcome(attempt)
+        except Exception as error:
+            self.log.exception("run: %s: the runner itself failed", attempt)
+            outcome = self._ends_unretried(attempt, error)
         attempt.returned = True
         self._ended(attempt, attempt.run_seconds)
         if attempt.settle():
@@ -78,7 +82,7 @@ class Runner:
 
     def _timeout(self, attempt: Attempt) -> float | None:
         if attempt.claimed.timeout is not None:
-            return attempt.claimed.timeout
+            return attempt.claimed.timeout / 1_000_000
         by_attempt = attempt.task.declaration.timeout
         return None if by_attempt is None else by_attempt(attempt.claimed.starts - 1)
 

@@ -27,7 +27,8 @@ class NewExecution:
     run_at: int | None = None
     """Microseconds since the epoch; goes before `delay`."""
     key: str | None = None
-    timeout: float | None = None
+    timeout: int | None = None
+    """Microseconds."""
     max_retries: int | None = None
 
 
@@ -45,7 +46,8 @@ class ClaimedExecution:
     idle_for: int
     first_started_at: int
     started_at: int
-    timeout: float | None
+    timeout: int | None
+    """Microseconds."""
     max_retries: int | None
     input: str
     error: str | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy import BigInteger, Column, Float, Index, Integer, MetaData, SmallInteger, String, Table, Text, text
-from sqlalchemy.dialects.mysql import DOUBLE, LONGTEXT, VARCHAR
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text, text
+from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 from sqlalchemy.schema import SchemaItem
 
 __all__ = ["MAX_KEY", "MAX_NAME", "Tables", "build_tables", "metadata"]
@@ -100,7 +100,7 @@ def _execution_columns() -> list[SchemaItem]:
         _counter("recoveries"),
         Column("max_recoveries", Integer, nullable=False),
         # Options of this one enqueue; null: the task's own.
-        Column("timeout", Float().with_variant(DOUBLE(), "mysql", "mariadb")),
+        Column("timeout", BigInteger),
         Column("max_retries", Integer),
         # Microseconds between attempts so far.
         Column("idle_for", BigInteger, nullable=False, server_default=text("0")),
