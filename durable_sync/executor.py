@@ -87,6 +87,7 @@ class DurableExecutor(TaskDecorators):
     Raises:
         ConfigurationError: An option makes no sense, or the database's driver is missing. Nothing is
             connected to yet.
+
     """
 
     def __init__(
@@ -110,7 +111,9 @@ class DurableExecutor(TaskDecorators):
     ) -> None:
         self._settings = Settings(
             name=_checked_name(name),
-            max_workers=_positive_int("max_workers", min(32, (os.cpu_count() or 1) + 4) if max_workers is None else max_workers),
+            max_workers=_positive_int(
+                "max_workers", min(32, (os.cpu_count() or 1) + 4) if max_workers is None else max_workers
+            ),
             queues=_checked_queues(queues),
             lease=_checked_lease(lease),
             poll_interval=seconds(poll_interval, "poll_interval", positive=True),
@@ -434,9 +437,7 @@ class DurableExecutor(TaskDecorators):
     # --- processes ------------------------------------------------------------------------------
 
     def _open_storage(self) -> Storage:
-        return Storage.open(
-            self._database, self._tables, self._clock, busy_seconds=min(5.0, self._settings.lease / 2)
-        )
+        return Storage.open(self._database, self._tables, self._clock, busy_seconds=min(5.0, self._settings.lease / 2))
 
     def _make_messenger(self) -> Messenger:
         return Messenger(self._settings.name, self._storage, poll_interval=self._settings.poll_interval)
@@ -490,23 +491,23 @@ def _stop_at_exit(executor: DurableExecutor) -> None:
     atexit.register(stop)
 
 
-def _registries(tasks: TaskRegistry | Iterable[TaskRegistry] | None) -> list[TaskRegistry]:
-    given = [] if tasks is None else [tasks] if isinstance(tasks, TaskRegistry) else list(tasks)
+def _registries(tasks: Any) -> list[TaskRegistry]:
+    given: list[Any] = [] if tasks is None else [tasks] if isinstance(tasks, TaskRegistry) else list(tasks)
     for registry in given:
-        if not isinstance(registry, TaskRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(registry, TaskRegistry):
             raise ConfigurationError(f"tasks must be a TaskRegistry or several, not {registry!r}")
     return given
 
 
-def _checked_name(name: str | None) -> str:
+def _checked_name(name: Any) -> str:
     given = socket.gethostname() if name is None else name
-    if not isinstance(given, str) or not 1 <= len(given) <= 255 or not given.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not isinstance(given, str) or not 1 <= len(given) <= 255 or not given.isprintable():
         raise ConfigurationError(f"name must be 1 to 255 printable characters, not {given!r}")
     return given
 
 
-def _positive_int(option: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+def _positive_int(option: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{option} must be a positive int, not {value!r}")
     return value
 
@@ -514,7 +515,9 @@ def _positive_int(option: str, value: int) -> int:
 def _checked_lease(lease: float | timedelta) -> float:
     checked = seconds(lease, "lease", positive=True)
     if checked < 1:
-        raise ConfigurationError(f"lease must be at least one second, not {lease!r}: a busy process would be taken for dead")
+        raise ConfigurationError(
+            f"lease must be at least one second, not {lease!r}: a busy process would be taken for dead"
+        )
     return checked
 
 
@@ -529,10 +532,9 @@ def _checked_queues(queues: Iterable[str] | None) -> frozenset[str] | None:
     return checked
 
 
-def _checked_tables(prefix: str, schema: str | None) -> Tables:
-    if not isinstance(prefix, str) or not prefix.isidentifier() or len(prefix) > 30:  # pyright: ignore[reportUnnecessaryIsInstance]
+def _checked_tables(prefix: Any, schema: Any) -> Tables:
+    if not isinstance(prefix, str) or not prefix.isidentifier() or len(prefix) > 30:
         raise ConfigurationError(f"table_prefix must be 1 to 30 letters, digits and '_', not {prefix!r}")
-    if schema is not None and not (isinstance(schema, str) and schema):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if schema is not None and not (isinstance(schema, str) and schema):
         raise ConfigurationError(f"schema must be a name, not {schema!r}")
     return build_tables(prefix, schema)
-

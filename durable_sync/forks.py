@@ -31,7 +31,7 @@ def keep_for_ever(things: Iterable[object]) -> None:
     inherited = list(things)
     _kept.extend(inherited)
     try:
-        import ctypes  # noqa: PLC0415 - costs every import of the library what only a fork needs
+        import ctypes
 
         for thing in inherited:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -15,7 +15,7 @@ from durable_sync.errors import ConfigurationError, TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
 from durable_sync.storage.records import StoredExecution
 from durable_sync.task import Task
-from durable_sync.views import error_of, output_of
+from durable_sync.views import error_of
 
 __all__ = ["DoneAndNotDone", "TaskHandle", "as_completed", "wait"]
 
@@ -101,7 +101,11 @@ class TaskHandle(Generic[R_co]):
 
     def add_done_callback(self, function: Callable[[TaskHandle[R_co]], object]) -> None:
         """Calls `function(handle)` once the execution has finished, on a thread of the library's; errors are logged."""
-        self._desk.watch([self.execution_id], lambda _id: function(self) and None)
+
+        def call(_execution_id: str) -> None:
+            function(self)
+
+        self._desk.watch([self.execution_id], call)
 
     def _await(self, timeout: float | None) -> StoredExecution:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -157,7 +161,9 @@ def as_completed(handles: Iterable[TaskHandle[R]], timeout: float | None = None)
     return _as_completed(waiting, deadline, timeout)
 
 
-def _as_completed(waiting: set[TaskHandle[R]], deadline: float | None, timeout: float | None) -> Iterator[TaskHandle[R]]:
+def _as_completed(
+    waiting: set[TaskHandle[R]], deadline: float | None, timeout: float | None
+) -> Iterator[TaskHandle[R]]:
     total = len(waiting)
     with _Arrivals(waiting) as arrivals:
         while waiting:
@@ -177,7 +183,9 @@ def wait(
     `return_when`: "ALL_COMPLETED", "FIRST_COMPLETED", or "FIRST_EXCEPTION" (the first that did not complete).
     """
     if return_when not in {ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION}:
-        raise ConfigurationError(f"return_when must be ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, not {return_when!r}")
+        raise ConfigurationError(
+            f"return_when must be ALL_COMPLETED, FIRST_COMPLETED or FIRST_EXCEPTION, not {return_when!r}"
+        )
     not_done = set(handles)
     done: set[TaskHandle[R]] = set()
     deadline = None if timeout is None else time.monotonic() + timeout

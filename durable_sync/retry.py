@@ -88,9 +88,7 @@ def retry_delay(policy: tenacity.BaseRetrying, error: BaseException, history: Re
     return _next_delay(policy, state, history)
 
 
-def retry_delay_for_result(
-    policy: tenacity.BaseRetrying, result: object, history: RetryHistory
-) -> float | None:
+def retry_delay_for_result(policy: tenacity.BaseRetrying, result: object, history: RetryHistory) -> float | None:
     """Seconds to wait before the next attempt after one that returned `result`, or None: it is accepted.
 
     For `tenacity.retry_if_result` and its like. `history` counts the attempt as failed. Raises TaskError if

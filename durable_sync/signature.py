@@ -52,13 +52,9 @@ class InputSchema:
         """What the arguments are together, for a serializer: a TypedDict."""
         self._positional = [p.name for p in self._parameters if p.kind in _POSITIONAL]
         self._by_name = {
-            p.name
-            for p in self._parameters
-            if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+            p.name for p in self._parameters if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         }
-        self._required = [
-            p.name for p in self._parameters if p.default is Parameter.empty and p.kind not in _VARIADIC
-        ]
+        self._required = [p.name for p in self._parameters if p.default is Parameter.empty and p.kind not in _VARIADIC]
         self._args = next((p.name for p in self._parameters if p.kind is Parameter.VAR_POSITIONAL), None)
         self._kwargs = next((p.name for p in self._parameters if p.kind is Parameter.VAR_KEYWORD), None)
 

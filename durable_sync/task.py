@@ -254,12 +254,16 @@ def _refuse_unfit(function: Callable[..., Any], name: str) -> None:
     if inspect.isgeneratorfunction(function):
         raise ConfigurationError(f"{name} is a generator function; a durable task returns its output")
     if inspect.ismethod(function) or isinstance(function, staticmethod | classmethod):
-        raise ConfigurationError(f"{name} is a method; a durable task is a plain function: it has no object to be called on")
+        raise ConfigurationError(
+            f"{name} is a method; a durable task is a plain function: it has no object to be called on"
+        )
     if not inspect.isfunction(function):
         raise ConfigurationError(f"{name} is not a plain function, so it can't be a durable task")
     first = next(iter(inspect.signature(function).parameters), None)
     if first in {"self", "cls"}:
-        raise ConfigurationError(f"{name} is a method (its first parameter is {first!r}); a durable task is a plain function")
+        raise ConfigurationError(
+            f"{name} is a method (its first parameter is {first!r}); a durable task is a plain function"
+        )
 
 
 def _checked_id(function: Callable[..., Any], given: Any) -> str:
@@ -345,5 +349,3 @@ def _checked_overrides(name: str, changes: EnqueueOptions) -> dict[str, Any]:
     elif "run_at" in made:
         made["delay"] = None
     return made
-
-

@@ -84,7 +84,9 @@ def _refuse_other_database(theirs: URL, ours: URL) -> None:
     same = theirs.get_backend_name() == ours.get_backend_name()
     if same and theirs.database and ours.database:
         same = theirs.database == ours.database or (
-            os.path.exists(theirs.database) and os.path.exists(ours.database) and os.path.samefile(theirs.database, ours.database)
+            os.path.exists(theirs.database)
+            and os.path.exists(ours.database)
+            and os.path.samefile(theirs.database, ours.database)
         )
     if not same:
         raise ConfigurationError(

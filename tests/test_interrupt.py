@@ -251,7 +251,7 @@ def test_a_wake_that_fails_lowers_the_shield() -> None:
     def task() -> None:
         with pytest.raises(Interrupted):
             interruptible.interrupt()
-        with shielded(lambda: 1 / 0):  # type: ignore[arg-type, return-value]  # pyright: ignore
+        with shielded(lambda: 1 / 0):
             pytest.fail("entered")
 
     with pytest.raises(Interrupted) as caught:
@@ -303,7 +303,7 @@ def test_a_shield_that_outlives_its_run_is_harmless() -> None:
         interruptible.interrupt()
 
     interruptible.run(task)
-    generator.close()  # type: ignore[attr-defined]  # pyright: ignore
+    generator.close()
 
 
 # an interpreter that can't
@@ -396,13 +396,13 @@ class Sweep:
             it.interrupt()
         else:
             it._interrupted = it._sent = True
-            send = map(interrupt._set_async_exc, (it._thread,), (Interrupted,))  # type: ignore[arg-type]  # pyright: ignore
+            send = map(interrupt._set_async_exc, (it._thread,), (Interrupted,))
             [_] = send  # not by a call: those look for exceptions
         return None
 
     def _is_locked(self) -> bool:
         """Whether another thread would have to wait for the lock."""
-        return self.interruptible._lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # pyright: ignore
+        return self.interruptible._lock._is_owned()
 
 
 def describe(frame: FrameType) -> str:
@@ -508,16 +508,36 @@ def test_the_sweep_sees_a_missing_fence(broken: type[Interruptible]) -> None:
 
 
 def test_the_sweep_sees_a_missing_shield() -> None:
-    """The sweep can fail: it finds a shield that takes nothing back when it is entered."""
+    """The sweep can fail: it finds a shield that holds nothing back."""
 
     class Careless(Interruptible):
         def _raise_shield(self, wakes: Any) -> bool:
-            self._wakes = wakes
             return self._interrupted
 
     guard = Guard()
     sweep(guard.twice, Careless)
     assert guard.begun != guard.ended
+
+
+def test_a_debugger_can_trace_after_an_interrupt() -> None:
+    """What an interrupt leaves behind in the interpreter doesn't hang whoever traces next (Python 3.11 did)."""
+    started = threading.Event()
+
+    def forever() -> None:
+        started.set()
+        while True:
+            pass
+
+    attempt = Attempt(forever)
+    assert started.wait(DEADLINE)
+    attempt.interruptible.interrupt()
+    attempt.join()
+    traced = "import sys; sys.settrace(lambda *_: None); (lambda: None)(); sys.settrace(None)"
+    tracer = sys.gettrace()
+    try:
+        exec(traced)
+    finally:
+        sys.settrace(tracer)
 
 
 # at random

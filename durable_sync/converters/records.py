@@ -100,9 +100,7 @@ class _Record:
             return self._decode_fields(value)
         cls = self._find(tag)
         if cls is None:
-            raise Misfit(
-                f"{show(tag)} is not the name of {self._class.__name__} or one of its subclasses here"
-            )
+            raise Misfit(f"{show(tag)} is not the name of {self._class.__name__} or one of its subclasses here")
         codec = self._codec_of(cls)
         return codec.decode(value if codec.names_itself else value.get(VALUE))
 

@@ -183,9 +183,7 @@ SCALARS: dict[Any, Codec] = {
     date: _written(date, date.isoformat, date.fromisoformat),
     time: _written(time, _write_time, time.fromisoformat),
     # Whole microseconds, because seconds as a float lose some after 270 years.
-    timedelta: _written(
-        timedelta, lambda value: value // _MICROSECOND, lambda n: timedelta(microseconds=n), as_=int
-    ),
+    timedelta: _written(timedelta, lambda value: value // _MICROSECOND, lambda n: timedelta(microseconds=n), as_=int),
     **{cls: _path(cls) for cls in (PurePath, PurePosixPath, PureWindowsPath, Path, type(Path()))},
 }
 

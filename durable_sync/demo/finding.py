@@ -66,9 +66,7 @@ def own_sources() -> Folder:
     return Folder(base, (package, *docs))
 
 
-def find_files(
-    folder: Folder, *, leave_out: Collection[Path] = (), warn: Callable[[str], None]
-) -> list[FoundFile]:
+def find_files(folder: Folder, *, leave_out: Collection[Path] = (), warn: Callable[[str], None]) -> list[FoundFile]:
     """Every regular file below `folder`, in order of its name, without `leave_out` and hidden ones.
 
     Symbolic links to folders are not followed. `warn` is told which folders could not be read.

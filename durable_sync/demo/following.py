@@ -44,9 +44,7 @@ class Standing:
             jobs=tuple(sorted(assignment.old + assignment.new, key=lambda job: job.file.name)),
             finished=frozenset(job.id for job in assignment.old if job.id not in active),
             started={
-                id: execution.attempt
-                for id, execution in active.items()
-                if execution.status is ExecutionStatus.RUNNING
+                id: execution.attempt for id, execution in active.items() if execution.status is ExecutionStatus.RUNNING
             },
             new=frozenset(job.id for job in assignment.new),
         )

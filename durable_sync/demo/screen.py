@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol, cast
 
 from attrs import define, field, frozen
 from rich.box import SIMPLE_HEAD
@@ -55,8 +54,8 @@ class Screen:
     @classmethod
     def open(cls) -> Screen:
         """Standard output as it is: a terminal, a dumb one, a pipe or a file."""
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a title may hold what an ASCII terminal can't show
+        with suppress(AttributeError):  # a title may hold what an ASCII terminal can't show
+            cast(Any, sys.stdout).reconfigure(errors="replace")
         terminal = sys.stdout.isatty()
         console = Console(
             force_terminal=terminal,

@@ -109,8 +109,9 @@ class Background:
         ]
         self.supervisor = Supervisor(label, loops, check=self._check)
         if settings.logger is not None:
-            for component in (*loops, self.supervisor, self.pool, self._runner):
-                component.log = settings.logger
+            for loop in (*loops, self.supervisor):
+                loop.log = settings.logger
+            self.pool.log = self._runner.log = settings.logger
 
     def start(self) -> None:
         """Registers this incarnation, then starts the loops."""
@@ -169,7 +170,10 @@ class Background:
 
     def _check(self) -> None:
         # Half a lease, so that a renewal can be tried again before the lease ends.
-        for storage, limit in ((self.lifeline, self.settings.lease / 2), (self._storage, max(self.settings.lease, 30.0))):
+        for storage, limit in (
+            (self.lifeline, self.settings.lease / 2),
+            (self._storage, max(self.settings.lease, 30.0)),
+        ):
             for verb in storage.database.cut_overdue(limit):
                 self.log.warning("%s: the database has not answered for %g s; its connection is cut", verb, limit)
 

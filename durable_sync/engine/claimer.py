@@ -183,7 +183,9 @@ class Claimer(Loop):
 
     def _release_stale(self) -> None:
         """Gives back what has waited too long behind long runs: another process may be idle."""
-        waiting = [a for a in self._attempts.all() if not a.is_running and not a.is_settled] if self._pool.room < 0 else []
+        waiting = (
+            [a for a in self._attempts.all() if not a.is_running and not a.is_settled] if self._pool.room < 0 else []
+        )
         now = time.monotonic()
         if not any(now - attempt.queued_at > _QUEUED_TOO_LONG for attempt in waiting):
             return

@@ -109,7 +109,9 @@ class Interrupter(Loop):
             "callback that frees what it is blocked in",
             attempt,
             GRACE_SECONDS,
-            "another took its place" if replaced else "too many are lost already, so this process now runs fewer at once",
+            "another took its place"
+            if replaced
+            else "too many are lost already, so this process now runs fewer at once",
         )
         if attempt.settle():
             self._given_up(attempt)

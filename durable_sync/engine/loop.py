@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-
 from typing import ClassVar
 
 __all__ = ["Loop"]
@@ -87,7 +86,9 @@ class Loop:
             delay = self.step()
         except Exception as error:
             self._failures += 1
-            delay = min(_FIRST_BACK_OFF * 2 ** min(self._failures - 1, 10), _LONGEST_BACK_OFF) * random.uniform(0.5, 1.0)
+            delay = min(_FIRST_BACK_OFF * 2 ** min(self._failures - 1, 10), _LONGEST_BACK_OFF) * random.uniform(
+                0.5, 1.0
+            )
             self._complain(error, delay)
             # A back-off that any wake cuts short would be none.
             self._stopping.wait(delay)
@@ -112,5 +113,3 @@ class Loop:
 
 def _is_the_databases(error: Exception) -> bool:
     return type(error).__module__.startswith("sqlalchemy")
-
-

@@ -88,7 +88,7 @@ class Listener(Loop):
         self._storage = storage
         self._sender = sender
         self._hear = {
-            _READY: lambda _ids: ready(),  # type: ignore[misc]
+            _READY: lambda _ids: ready(),
             _FINISHED: finished,
             _CANCELLED: cancelled,
         }

@@ -122,7 +122,9 @@ class Runner:
             broken.__context__ = error
             return fail(_describe(broken).to_json())
         if delay is not None:
-            self.log.info("run: %s: attempt %d failed, retried in %.3f s: %s", attempt, attempt.claimed.starts, delay, info.type)
+            self.log.info(
+                "run: %s: attempt %d failed, retried in %.3f s: %s", attempt, attempt.claimed.starts, delay, info.type
+            )
             return retry(info.to_json(), microseconds(delay))
         self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return time_out(info.to_json()) if isinstance(error, TaskTimedOutError) else fail(info.to_json())
@@ -164,5 +166,3 @@ def _describe(error: BaseException) -> ErrorInfo:
 
 def _is_ours(step: TracebackType) -> bool:
     return str(step.tb_frame.f_globals.get("__name__", "")).startswith("durable_sync.engine.")
-
-

@@ -34,9 +34,7 @@ class Supervisor(Loop):
         self.stop(timeout)
         for loop in self._loops:
             loop.request_stop()
-        return [
-            loop.name for loop in reversed(self._loops) if not loop.stop(max(deadline - time.monotonic(), 0.0))
-        ]
+        return [loop.name for loop in reversed(self._loops) if not loop.stop(max(deadline - time.monotonic(), 0.0))]
 
     def step(self) -> float:
         """Restarts dead loops, and runs the check."""

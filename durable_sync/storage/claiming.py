@@ -53,7 +53,14 @@ class Glimpse:
 
 
 def peek(
-    sql: Sql, connection: Connection, *, tasks: Sequence[str], queues: Sequence[str], lane: int, limit: int, discover: bool
+    sql: Sql,
+    connection: Connection,
+    *,
+    tasks: Sequence[str],
+    queues: Sequence[str],
+    lane: int,
+    limit: int,
+    discover: bool,
 ) -> Glimpse:
     """Looks for up to `limit` executions of `tasks` in `queues` and `lane`.
 
@@ -86,7 +93,9 @@ def _read(rows: Iterable[Any]) -> Glimpse:
     return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
 
 
-def _branch(kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], instant: ColumnElement[Any]) -> Select[Any]:
+def _branch(
+    kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], instant: ColumnElement[Any]
+) -> Select[Any]:
     return select(
         literal(kind, Integer).label("kind"),
         cast(name, String(255)).label("name") if kind != _CANDIDATE else name.label("name"),
@@ -117,7 +126,11 @@ def _next_timer(sql: Sql) -> Select[Any]:
 
 def _recovered(sql: Sql) -> Select[Any]:
     c = sql.executions.c
-    return _branch(_RECOVERED, null(), cast(null(), Integer), cast(null(), BigInteger)).where(c.lane > ORDINARY_LANE).limit(1)
+    return (
+        _branch(_RECOVERED, null(), cast(null(), Integer), cast(null(), BigInteger))
+        .where(c.lane > ORDINARY_LANE)
+        .limit(1)
+    )
 
 
 def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Select[Any]]:
@@ -207,6 +220,7 @@ def _claimed_columns(sql: Sql) -> list[Any]:
         c.starts,
         c.failures,
         c.recoveries,
+        c.max_recoveries,
         c.idle_for,
         c.first_started_at,
         c.started_at,

@@ -239,7 +239,9 @@ class MySQL(Dialect):
     _CONTENTION = frozenset({1213, 1205, 1020, 3572})
     # Gone away, lost, can't connect, shutting down, too many connections, Galera without quorum, read-only
     # after failover, killed, aborted, disk full.
-    _OUTAGE = frozenset({0, 2006, 2013, 2003, 2002, 2014, 2055, 1053, 1040, 1047, 1290, 1836, 1317, 1927, 1021, 1158, 1159})
+    _OUTAGE = frozenset(
+        {0, 2006, 2013, 2003, 2002, 2014, 2055, 1053, 1040, 1047, 1290, 1836, 1317, 1927, 1021, 1158, 1159}
+    )
 
     def now(self) -> ColumnElement[int]:
         return literal_column("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", BigInteger)
@@ -313,7 +315,6 @@ class _Portable:
     arrays = False
     autocommit_is_free = False
 
-    prepare_notifies = False
     is_in = Dialect.is_in
     insert_unless_taken = Dialect.insert_unless_taken
 
@@ -323,7 +324,8 @@ def dialect_for(name: str, *, portable: bool) -> Dialect:
     best = _DIALECTS.get(name, Dialect)
     if not portable:
         return best()
-    return type("Portable" + best.__name__, (_Portable, best), {})()
+    portable_kind: type[Dialect] = type("Portable" + best.__name__, (_Portable, best), {})
+    return portable_kind()
 
 
 def with_driver(url: URL) -> URL:

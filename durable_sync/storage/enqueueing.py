@@ -141,7 +141,9 @@ def _insert_arrays(sql: Sql, rows: Sequence[NewExecution]) -> Any:
         name: [getattr(row, "execution_id" if name == "id" else name) for row in rows] for name in _ARRAY_COLUMNS
     }
     v = (
-        func.unnest(*(bindparam(f"v_{name}", values[name], type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items()))
+        func.unnest(
+            *(bindparam(f"v_{name}", values[name], type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items())
+        )
         .table_valued(*(column(name, type_) for name, type_ in _ARRAY_COLUMNS.items()), name="v")
         .render_derived()
     )

@@ -17,7 +17,19 @@ from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.statements import Fenced, Sql, apply_fenced
 from durable_sync.transitions import give_up, lane_of, recover
 
-__all__ = ["Incarnation", "Reaped", "Survey", "bury", "mark_dead", "owned", "reap", "register", "renew", "resign", "survey"]
+__all__ = [
+    "Incarnation",
+    "Reaped",
+    "Survey",
+    "bury",
+    "mark_dead",
+    "owned",
+    "reap",
+    "register",
+    "renew",
+    "resign",
+    "survey",
+]
 
 _RECOVERED_AT_ONCE = 500
 _TOMBSTONE_SECONDS = 3600
@@ -95,9 +107,7 @@ def resign(sql: Sql, connection: Connection, executor_id: str) -> None:
 def owned(sql: Sql, connection: Connection, executor_id: str) -> set[tuple[str, int]]:
     """(execution id, claim token) of all that the database says this incarnation runs."""
     t = sql.executions
-    query = select(t.c.id, t.c.claim_token).where(
-        t.c.status == ExecutionStatus.RUNNING, t.c.executor_id == executor_id
-    )
+    query = select(t.c.id, t.c.claim_token).where(t.c.status == ExecutionStatus.RUNNING, t.c.executor_id == executor_id)
     return {(row.id, row.claim_token) for row in connection.execute(query)}
 
 
@@ -162,4 +172,3 @@ def bury(sql: Sql, connection: Connection) -> int:
     referred = exists().where(t.c.status == ExecutionStatus.RUNNING, t.c.executor_id == e.c.id)
     statement = delete(e).where(e.c.dead_at < sql.now() - literal(_TOMBSTONE_SECONDS * 1_000_000), ~referred)
     return connection.execute(statement).rowcount
-

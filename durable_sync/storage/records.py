@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Row
 
 from durable_sync.execution import ExecutionStatus
 
@@ -43,6 +42,7 @@ class ClaimedExecution:
     """The present one included."""
     failures: int
     recoveries: int
+    max_recoveries: int
     idle_for: int
     first_started_at: int
     started_at: int
@@ -53,7 +53,7 @@ class ClaimedExecution:
     error: str | None
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> ClaimedExecution:
+    def from_row(cls, row: Any) -> ClaimedExecution:
         """Reads a row of the claiming statement."""
         return cls(
             execution_id=row.id,
@@ -62,6 +62,7 @@ class ClaimedExecution:
             starts=row.starts,
             failures=row.failures,
             recoveries=row.recoveries,
+            max_recoveries=row.max_recoveries,
             idle_for=row.idle_for,
             first_started_at=row.first_started_at,
             started_at=row.started_at,
@@ -98,7 +99,7 @@ class StoredExecution:
     error: str | None
 
     @classmethod
-    def from_row(cls, row: Row[Any]) -> StoredExecution:
+    def from_row(cls, row: Any) -> StoredExecution:
         """Reads a row of the reading statement."""
         return cls(
             execution_id=row.id,

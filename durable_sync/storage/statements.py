@@ -166,12 +166,19 @@ def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> 
         _array("v_id", t.c.id, [change.execution_id for change in group]),
         _array("v_token", t.c.claim_token, [change.claim_token for change in group]),
         *(
-            _array(f"v_{name}", _carrier(t.c[name], first.values[name]), [_parameter(c.transition.values[name]) for c in group])
+            _array(
+                f"v_{name}",
+                _carrier(t.c[name], first.values[name]),
+                [_parameter(c.transition.values[name]) for c in group],
+            )
             for name in varying
         ),
     )
     v = rows.table_valued(
-        column("v_id", t.c.id.type), column("v_token", BigInteger), *(column(f"v_{n}", _carrier(t.c[n], first.values[n]).type) for n in varying), name="v"
+        column("v_id", t.c.id.type),
+        column("v_token", BigInteger),
+        *(column(f"v_{n}", _carrier(t.c[n], first.values[n]).type) for n in varying),
+        name="v",
     ).render_derived()
     rendered = {
         name: _render(sql, t.c[name], value, given=v.c[f"v_{name}"] if name in varying else None)

@@ -20,8 +20,8 @@ from durable_sync.storage.database import Database, Transaction
 from durable_sync.storage.dialects import Fault
 from durable_sync.storage.enqueueing import Enqueued
 from durable_sync.storage.leases import Incarnation, Reaped, Survey
-from durable_sync.storage.records import ClaimedExecution, NewExecution, StoredExecution
 from durable_sync.storage.recording import ProgressMade
+from durable_sync.storage.records import ClaimedExecution, NewExecution, StoredExecution
 from durable_sync.storage.statements import Fenced, Sql, apply_to
 from durable_sync.storage.tables import Tables
 from durable_sync.transitions import cancel
@@ -41,9 +41,7 @@ class Storage:
         self.sql = Sql(tables, database.dialect, clock)
 
     @classmethod
-    def open(
-        cls, source: str | URL | Engine, tables: Tables, clock: Clock | None, *, busy_seconds: float
-    ) -> Storage:
+    def open(cls, source: str | URL | Engine, tables: Tables, clock: Clock | None, *, busy_seconds: float) -> Storage:
         """Prepares, without connecting; ConfigurationError for a URL that can't serve."""
         return cls(Database(source, busy_seconds=busy_seconds), tables, clock)
 
@@ -131,9 +129,7 @@ class Storage:
         """Looks for what may be claimed."""
         return self.database.read(
             "claim",
-            lambda c: claiming.peek(
-                self.sql, c, tasks=tasks, queues=queues, lane=lane, limit=limit, discover=discover
-            ),
+            lambda c: claiming.peek(self.sql, c, tasks=tasks, queues=queues, lane=lane, limit=limit, discover=discover),
         )
 
     def claim(self, candidates: Sequence[str], *, limit: int, executor_id: str) -> list[ClaimedExecution]:

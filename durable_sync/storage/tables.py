@@ -127,15 +127,11 @@ def _add_indexes(executions: Table) -> None:
     }
     for name, columns in partial.items():
         condition = text(f"{c.lane.name if name == 'claim' else columns[0].name} IS NOT NULL")
-        Index(
-            f"ix_{executions.name}_{name}", *columns, postgresql_where=condition, sqlite_where=condition
-        )
+        Index(f"ix_{executions.name}_{name}", *columns, postgresql_where=condition, sqlite_where=condition)
     active = text("finished_at IS NULL")
     Index(f"ix_{executions.name}_active", c.status, c.task_id, postgresql_where=active, sqlite_where=active)
     keyed = text("active_key IS NOT NULL")
-    Index(
-        f"ix_{executions.name}_key", c.task_id, c.active_key, unique=True, postgresql_where=keyed, sqlite_where=keyed
-    )
+    Index(f"ix_{executions.name}_key", c.task_id, c.active_key, unique=True, postgresql_where=keyed, sqlite_where=keyed)
 
 
 metadata = build_tables().metadata

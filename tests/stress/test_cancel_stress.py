@@ -146,8 +146,7 @@ class Shapes:
     def generator(self) -> int:
         def numbers() -> Iterator[int]:
             try:
-                for number in range(self.random.randrange(300)):
-                    yield number
+                yield from range(self.random.randrange(300))
             finally:
                 spin(5)
 
