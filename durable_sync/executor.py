@@ -173,7 +173,8 @@ class DurableExecutor(TaskDecorators):
         """Enqueues the task for every item, in one transaction; yields the outputs in order, as `result` gives them."""
         if not isinstance(task, Task):
             raise ConfigurationError(f"map takes a task, not {task!r}")
-        handles: list[TaskHandle[R]] = self.enqueue_many([task.bind(item) for item in items])
+        bind: Callable[[A], TaskCall[R]] = task.bind
+        handles = self.enqueue_many([bind(item) for item in items])
         return (handle.result() for handle in handles)
 
     def using(self, transaction: Session | scoped_session[Any] | Connection) -> TransactionalExecutor:
@@ -485,7 +486,7 @@ def _stop_at_exit(executor: DurableExecutor) -> None:
 
     def stop() -> None:
         forgotten = reference()
-        if forgotten is not None and forgotten._background is not None:
+        if forgotten is not None:
             forgotten.shutdown(timeout=0)
 
     atexit.register(stop)

@@ -40,7 +40,7 @@ class TaskHandle(Generic[R_co]):
     """One execution, seen from any process. Cheap, and for any thread; it may outlive its executor's shutdown."""
 
     def __init__(self, desk: Desk, task: Task[..., R_co], execution_id: str, *, created: bool = True) -> None:
-        self._desk = desk
+        self.desk = desk
         self._task = task
         self.task_id = task.id
         self.execution_id = execution_id
@@ -49,7 +49,7 @@ class TaskHandle(Generic[R_co]):
 
     def get_execution(self) -> Execution:
         """The execution as the database has it now; ExecutionNotFoundError if it has none."""
-        return self._desk.view(self._desk.load(self.execution_id), self._task)
+        return self.desk.view(self.desk.load(self.execution_id), self._task)
 
     def wait(self, timeout: float | None = None) -> Execution:
         """Blocks until the execution has finished, and returns it, whatever it ended with.
@@ -57,7 +57,7 @@ class TaskHandle(Generic[R_co]):
         `timeout` in seconds; TimeoutError once it has passed. ExecutionNotFoundError if there is no such
         execution, or the transaction that enqueued it has not committed.
         """
-        return self._desk.view(self._await(timeout), self._task)
+        return self.desk.view(self._await(timeout), self._task)
 
     def result(self, timeout: float | None = None) -> R_co:
         """Blocks like `wait`; returns the output, or raises the TaskError that fits, with `execution` set.
@@ -65,10 +65,10 @@ class TaskHandle(Generic[R_co]):
         SerializationError if the stored output no longer fits the task's type.
         """
         stored = self._await(timeout)
-        error = error_of(self._desk.view(stored, self._task))
+        error = error_of(self.desk.view(stored, self._task))
         if error is not None:
             raise error
-        return cast(R_co, self._desk.output(stored, self._task))
+        return cast(R_co, self.desk.output(stored, self._task))
 
     def exception(self, timeout: float | None = None) -> TaskError | None:
         """Blocks like `wait`; returns the TaskError that `result` would raise, or None."""
@@ -76,15 +76,15 @@ class TaskHandle(Generic[R_co]):
 
     def done(self) -> bool:
         """True if the execution has finished."""
-        return self._desk.load(self.execution_id).status.is_finished
+        return self.desk.load(self.execution_id).status.is_finished
 
     def running(self) -> bool:
         """True if an executor runs it now."""
-        return self._desk.load(self.execution_id).status is ExecutionStatus.RUNNING
+        return self.desk.load(self.execution_id).status is ExecutionStatus.RUNNING
 
     def cancelled(self) -> bool:
         """True if it ended as cancelled."""
-        return self._desk.load(self.execution_id).status is ExecutionStatus.CANCELLED
+        return self.desk.load(self.execution_id).status is ExecutionStatus.CANCELLED
 
     def cancel(self) -> bool:
         """Ends the execution, unless it has finished; True if this call ended it.
@@ -92,11 +92,11 @@ class TaskHandle(Generic[R_co]):
         Once it has returned, no claim and no outcome of it will be accepted. A running attempt is told to stop; it
         may take a moment to do so. ExecutionNotFoundError if there is no such execution.
         """
-        return self._desk.cancel(self.execution_id)
+        return self.desk.cancel(self.execution_id)
 
     def progress(self) -> Progress | None:
         """How far the task last said it was; None if it has not said."""
-        stored = self._desk.load(self.execution_id).progress
+        stored = self.desk.load(self.execution_id).progress
         return None if stored is None else Progress.from_json(stored)
 
     def add_done_callback(self, function: Callable[[TaskHandle[R_co]], object]) -> None:
@@ -105,7 +105,7 @@ class TaskHandle(Generic[R_co]):
         def call(_execution_id: str) -> None:
             function(self)
 
-        self._desk.watch([self.execution_id], call)
+        self.desk.watch([self.execution_id], call)
 
     def _await(self, timeout: float | None) -> StoredExecution:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -114,11 +114,11 @@ class TaskHandle(Generic[R_co]):
         def tell(_execution_id: str) -> None:
             finished.set()
 
-        self._desk.watch([self.execution_id], tell)
+        self.desk.watch([self.execution_id], tell)
         try:
-            with self._desk.waiting():
+            with self.desk.waiting():
                 while True:
-                    stored = self._desk.load(self.execution_id)
+                    stored = self.desk.load(self.execution_id)
                     if stored.status.is_finished:
                         return stored
                     if not _wait_for(finished, deadline):
@@ -128,7 +128,7 @@ class TaskHandle(Generic[R_co]):
                         )
                     finished.clear()
         finally:
-            self._desk.unwatch([self.execution_id], tell)
+            self.desk.unwatch([self.execution_id], tell)
 
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id} {self.execution_id}>"
@@ -213,7 +213,7 @@ class _Arrivals(Generic[R]):
         self._desks: dict[Desk, list[str]] = {}
         for handle in handles:
             self._by_id.setdefault(handle.execution_id, set()).add(handle)
-            self._desks.setdefault(handle._desk, []).append(handle.execution_id)
+            self._desks.setdefault(handle.desk, []).append(handle.execution_id)
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> _Arrivals[R]:

@@ -1,4 +1,7 @@
-"""Execution ids: UUIDs of version 7, which sort by the time they were made, so that inserts go to one end of an index."""
+"""Execution ids: UUIDs of version 7.
+
+They sort by the time they were made, so that inserts go to one end of an index.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Serializer:
         """The JSON text of `value`. Raises SerializationError naming all that does not fit."""
         try:
             return _encode(self._converter.get_unstructure_hook(annotation)(value))
-        except Exception as exception:  # noqa: BLE001 - a converter's hooks may raise anything
+        except Exception as exception:
             raise _error(exception) from _cause(exception)
 
     def loads(self, text: str, annotation: Any = Any) -> Any:
@@ -49,7 +49,7 @@ class Serializer:
             raise SerializationError(f"the stored text is not JSON that can be read: {error}") from error
         try:
             return self._converter.get_structure_hook(annotation)(value, annotation)
-        except Exception as exception:  # noqa: BLE001 - a converter's hooks may raise anything
+        except Exception as exception:
             raise _error(exception) from _cause(exception)
 
 

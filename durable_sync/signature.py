@@ -153,6 +153,6 @@ def _resolved(function: Callable[..., Any]) -> dict[str, Any]:
         try:
             hints.update(get_type_hints(holder, getattr(plain, "__globals__", {}), include_extras=True))
             cast(Any, TypedDict)("Usable", {name: hints[name]})  # refuses what is no type
-        except Exception:  # noqa: BLE001 - resolving evaluates the annotation, which is any expression
+        except Exception:
             hints.pop(name, None)
     return hints

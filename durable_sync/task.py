@@ -299,7 +299,7 @@ def _checked_timeout(name: str, timeout: Any) -> Callable[[int], float | None] |
         return lambda _attempt: fixed
 
     def by_attempt(attempt: int) -> float | None:
-        value = timeout(attempt)
+        value: Any = timeout(attempt)
         return None if value is None else seconds(value, f"{name}: timeout({attempt})", positive=True)
 
     return by_attempt

@@ -94,7 +94,7 @@ class Transition:
     name: str
     sources: frozenset[ExecutionStatus]
     target: ExecutionStatus
-    values: Mapping[str, Value] = field(factory=dict)
+    values: Mapping[str, Value] = field(factory=dict[str, Value])
     fenced: bool = True
 
     def shape(self) -> tuple[object, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
@@ -70,9 +70,10 @@ class TransactionalExecutor:
             event.listen(self._connection, "commit", announce, once=True)
 
 
-def _opened(transaction: Any) -> tuple[Session | None, Connection]:
+def _opened(transaction: object) -> tuple[Session | None, Connection]:
     if isinstance(transaction, scoped_session):
-        transaction = transaction()
+        session = cast("Session", transaction())
+        return session, session.connection()
     if isinstance(transaction, Session):
         return transaction, transaction.connection()
     if isinstance(transaction, Connection):
@@ -80,14 +81,14 @@ def _opened(transaction: Any) -> tuple[Session | None, Connection]:
     raise ConfigurationError(f"using takes a SQLAlchemy Session, scoped_session or Connection, not {transaction!r}")
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 def _refuse_other_database(theirs: URL, ours: URL) -> None:
     same = theirs.get_backend_name() == ours.get_backend_name()
     if same and theirs.database and ours.database:
-        same = theirs.database == ours.database or (
-            os.path.exists(theirs.database)
-            and os.path.exists(ours.database)
-            and os.path.samefile(theirs.database, ours.database)
-        )
+        same = theirs.database == ours.database or _same_file(Path(theirs.database), Path(ours.database))
     if not same:
         raise ConfigurationError(
             f"the transaction is on {theirs.render_as_string()}, the executor on {ours.render_as_string()}: "

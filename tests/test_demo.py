@@ -228,28 +228,28 @@ def test_what_a_kill_interrupted_runs_again(start: Start, folder: Path, sqlite_u
 
 
 @posix
-def test_killed_again_and_again(start: Start, folder: Path, database_url: str) -> None:
+def test_killed_again_and_again(start: Start, folder: Path, sqlite_url: str) -> None:
     """However often it is killed, and whenever, each file has one execution, and all are done in the end."""
-    command = (folder, "--database", database_url, "--slow", "0.1", "--workers", "3")
+    command = (folder, "--database", sqlite_url, "--slow", "0.1", "--workers", "3")
     done: dict[str, Record] = {}
     moments = (
         lambda run: "recording in" in run.output,
         lambda run: "started:" in run.output or "resumed:" in run.output,
-        lambda run: len(finished(database_url)) > len(done),
-        lambda run: len(finished(database_url)) > len(done),
+        lambda run: run.done > len(done),
+        lambda run: run.done > len(done),
     )
     for moment in moments:
         run = start(*command)
         run.kill_when(lambda run=run, moment=moment: moment(run))
         if moment is not moments[0]:
-            assert done.items() <= finished(database_url).items()
-            done = finished(database_url)
-            assert number_of_executions(database_url) == len(recorded(database_url)) == FILES
+            assert done.items() <= finished(sqlite_url).items()
+            done = finished(sqlite_url)
+            assert number_of_executions(sqlite_url) == len(recorded(sqlite_url)) == FILES
 
     last = start(*command)
     assert last.finish() == 0, last.errors
-    assert done.items() <= finished(database_url).items()
-    assert len(finished(database_url)) == number_of_executions(database_url) == FILES
+    assert done.items() <= finished(sqlite_url).items()
+    assert len(finished(sqlite_url)) == number_of_executions(sqlite_url) == FILES
     assert set(last.table) == names(folder)
     assert "0 failed" in last.output
 

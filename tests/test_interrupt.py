@@ -507,6 +507,7 @@ def test_the_sweep_sees_a_missing_fence(broken: type[Interruptible]) -> None:
     assert sweep(plain, broken)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_sweep_sees_a_missing_shield() -> None:
     """The sweep can fail: it finds a shield that holds nothing back."""
 

@@ -84,7 +84,7 @@ def test_the_default_delays_double_up_to_a_minute() -> None:
         (1.5, r"1.5 \(float\)"),
         ("3", r"'3' \(str\)"),
         (tenacity.retry, "function"),
-        (Retrying, "type"),
+        (Retrying, "ABCMeta"),
         (tenacity.AsyncRetrying(), "AsyncRetrying: tasks are not coroutines"),
         (Retrying(stop=None), "stop can't be called: None"),
         (Retrying(wait=3), r"wait can't be called: 3 \(int\)"),

@@ -159,7 +159,7 @@ class Claimer(Loop):
             suspects = self._solo_candidates(tasks)
         return self._claim(suspects, 1) if suspects else 0
 
-    def _solo_candidates(self, tasks: Sequence[str]) -> list[str]:
+    def _solo_candidates(self, tasks: Sequence[str]) -> Sequence[str]:
         found = self._peek(tasks, SOLO_LANE, 1, discover=False).candidates
         now = time.monotonic()
         if not found:

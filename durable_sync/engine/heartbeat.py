@@ -72,8 +72,8 @@ class Heartbeat(Loop):
         held = self._attempts.all()
         incarnation = self._lease.reincarnate()
         self.log.warning(
-            "renew: the lease of executor %s was lost, and its %d executions with it; going on as %s. If this process was "
-            "not suspended or cut off, lengthen `lease`",
+            "renew: the lease of executor %s was lost, and its %d executions with it; going on as %s. If this process "
+            "was not suspended or cut off, lengthen `lease`",
             dead,
             len(held),
             incarnation.executor_id,

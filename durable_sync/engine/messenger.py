@@ -24,14 +24,20 @@ class Messenger:
                 label,
                 storage,
                 sender=self._notifier.sender,
-                ready=lambda: self.on_ready(),
+                ready=self._heard_ready,
                 finished=self._watcher.finished,
-                cancelled=lambda ids: self.on_cancelled(ids),
+                cancelled=self._heard_cancelled,
             )
         self.on_ready: Callable[[], None] = lambda: None
         """Called when another process says that there is work."""
         self.on_cancelled: Callable[[Sequence[str]], None] = lambda _ids: None
         """Called when another process has ended executions that may run here."""
+
+    def _heard_ready(self) -> None:
+        self.on_ready()
+
+    def _heard_cancelled(self, execution_ids: Sequence[str]) -> None:
+        self.on_cancelled(execution_ids)
 
     @property
     def loops(self) -> list[Loop]:

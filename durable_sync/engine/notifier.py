@@ -1,4 +1,7 @@
-"""Tells other processes, and hears from them, where the database passes messages on. Always a hint: polling is the truth."""
+"""Tells other processes, and hears from them, where the database passes messages on.
+
+Always a hint: polling is the truth.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ class Listener(Loop):
         super().__init__(label)
         self._storage = storage
         self._sender = sender
-        self._hear = {
+        self._hear: dict[str, Callable[[Sequence[str]], None]] = {
             _READY: lambda _ids: ready(),
             _FINISHED: finished,
             _CANCELLED: cancelled,

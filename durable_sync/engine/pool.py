@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
@@ -77,7 +77,7 @@ class WorkerPool:
             taken.append(attempt)
 
     @contextmanager
-    def lend(self) -> Iterator[None]:
+    def lend(self) -> Generator[None]:
         """Makes up for the calling worker thread while it waits for other work."""
         with self._lock:
             self._lent += 1

@@ -7,14 +7,14 @@ queue that this executor serves, and `take` then claims the best of what it saw,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
-    Select,
     String,
     Update,
     and_,
@@ -42,7 +42,7 @@ _PROMOTED_AT_ONCE = 1000
 class Glimpse:
     """What a look at the claim index showed."""
 
-    candidates: list[str] = field(factory=list)
+    candidates: Sequence[str] = ()
     """Ids that may be claimed, best first."""
     timer_in: int | None = None
     """Microseconds until the next timer; zero or less if one is due; None if there is none."""
@@ -93,9 +93,7 @@ def _read(rows: Iterable[Any]) -> Glimpse:
     return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
 
 
-def _branch(
-    kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], instant: ColumnElement[Any]
-) -> Select[Any]:
+def _branch(kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], instant: ColumnElement[Any]) -> Any:
     return select(
         literal(kind, Integer).label("kind"),
         cast(name, String(255)).label("name") if kind != _CANDIDATE else name.label("name"),
@@ -104,7 +102,7 @@ def _branch(
     )
 
 
-def _candidates(sql: Sql, task: str, queue: str, lane: int, limit: int) -> Select[Any]:
+def _candidates(sql: Sql, task: str, queue: str, lane: int, limit: int) -> Any:
     c = sql.executions.c
     return (
         _branch(_CANDIDATE, c.id, c.priority, c.ready_at)
@@ -114,7 +112,7 @@ def _candidates(sql: Sql, task: str, queue: str, lane: int, limit: int) -> Selec
     )
 
 
-def _next_timer(sql: Sql) -> Select[Any]:
+def _next_timer(sql: Sql) -> Any:
     c = sql.executions.c
     return (
         _branch(_TIMER, null(), cast(null(), Integer), c.timer_at - sql.now())
@@ -124,7 +122,7 @@ def _next_timer(sql: Sql) -> Select[Any]:
     )
 
 
-def _recovered(sql: Sql) -> Select[Any]:
+def _recovered(sql: Sql) -> Any:
     c = sql.executions.c
     return (
         _branch(_RECOVERED, null(), cast(null(), Integer), cast(null(), BigInteger))
@@ -133,14 +131,14 @@ def _recovered(sql: Sql) -> Select[Any]:
     )
 
 
-def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Select[Any]]:
+def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Any]:
     """One look into each gap between the known queues' names, so that a long known queue costs nothing."""
     c = sql.executions.c
     if not queues:
         gaps: list[ColumnElement[bool]] = [true()]
     else:
         gaps = [c.queue < queues[0]]
-        gaps += [and_(c.queue > before, c.queue < after) for before, after in zip(queues, queues[1:], strict=False)]
+        gaps += [and_(c.queue > before, c.queue < after) for before, after in pairwise(queues)]
         gaps.append(c.queue > queues[-1])
     return [
         _branch(_QUEUE, c.queue, cast(null(), Integer), cast(null(), BigInteger))
@@ -169,7 +167,8 @@ def take(
     transition = claim(executor_id)
     statement = update_for(sql, transition).where(sql.executions.c.lane.is_not(None))
     if sql.dialect.update_returning:
-        rows = connection.execute(_narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql))).all()
+        returning: Any = _narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql))
+        rows = list[Any](connection.execute(returning))
     else:
         rows = _take_in_two_steps(sql, connection, statement, chosen, limit, executor_id)
     order = {name: place for place, name in enumerate(candidates)}
@@ -200,7 +199,7 @@ def _take_in_two_steps(
     return list(connection.execute(mine).all())
 
 
-def _lockable(sql: Sql, ids: Sequence[str], limit: int) -> Select[Any]:
+def _lockable(sql: Sql, ids: Sequence[str], limit: int) -> Any:
     c = sql.executions.c
     return (
         select(c.id)

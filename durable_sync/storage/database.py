@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
@@ -86,11 +86,17 @@ class Database:
             **options,
         )
         self.dialect.prepare(engine, busy_seconds=self._busy_seconds)
-        event.listen(engine, "connect", lambda raw, _record: self._raw.__setitem__(id(raw), raw))
-        event.listen(engine, "close", lambda raw, _record: self._raw.pop(id(raw), None))
-        event.listen(engine, "close_detached", lambda raw: self._raw.pop(id(raw), None))
+        event.listen(engine, "connect", self._opened)
+        event.listen(engine, "close", self._closed)
+        event.listen(engine, "close_detached", self._closed)
         event.listen(engine, "before_cursor_execute", _name_the_verb, retval=True)
         return engine
+
+    def _opened(self, raw: Any, _record: Any) -> None:
+        self._raw[id(raw)] = raw
+
+    def _closed(self, raw: Any, _record: Any = None) -> None:
+        self._raw.pop(id(raw), None)
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
         """Runs `work` in a transaction and returns its result once COMMIT has returned.
@@ -130,7 +136,7 @@ class Database:
             return work(connection.execution_options(durable_sync_verb=verb))
 
     @contextmanager
-    def deadline(self, verb: str, raw: Any) -> Iterator[None]:
+    def deadline(self, verb: str, raw: Any) -> Generator[None]:
         """Exposes the driver's connection to `cut_overdue` for the length of the block."""
         self._in_flight[id(raw)] = (time.monotonic(), verb, raw)
         try:

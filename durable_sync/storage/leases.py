@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy import Select, delete, exists, func, insert, literal, select, update
+from sqlalchemy import delete, exists, func, insert, literal, select, update
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
@@ -51,11 +51,11 @@ class Incarnation:
 class Reaped:
     """What one sweep did."""
 
-    dead: list[str] = field(factory=list)
+    dead: list[str] = field(factory=list[str])
     """Incarnations it marked dead."""
-    recovered: list[tuple[str, str, str]] = field(factory=list)
+    recovered: list[tuple[str, str, str]] = field(factory=list[tuple[str, str, str]])
     """(task id, execution id, dead owner) of what is ready again."""
-    given_up: list[tuple[str, str, str]] = field(factory=list)
+    given_up: list[tuple[str, str, str]] = field(factory=list[tuple[str, str, str]])
     """The same of what was recovered too often, and has failed."""
 
 
@@ -144,7 +144,7 @@ def reap(sql: Sql, connection: Connection, dead: list[str], *, gave_up: str) -> 
     return result
 
 
-def _orphans(sql: Sql) -> Select[Any]:
+def _orphans(sql: Sql) -> Any:
     t, e = sql.executions, sql.tables.executors
     alive = exists().where(e.c.id == t.c.executor_id, e.c.dead_at.is_(None))
     query = (

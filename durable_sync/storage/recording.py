@@ -28,7 +28,7 @@ def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, unce
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.
     """
-    there = _recorded(sql, connection, outcomes) if uncertain else set()
+    there: set[str] = _recorded(sql, connection, outcomes) if uncertain else set()
     return there | apply_fenced(sql, connection, [o for o in outcomes if o.execution_id not in there])
 
 
