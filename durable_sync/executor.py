@@ -40,7 +40,7 @@ from durable_sync.storage.records import NewExecution, StoredExecution
 from durable_sync.storage.storage import Storage
 from durable_sync.storage.tables import Tables, build_tables
 from durable_sync.task import Task, TaskCall, TaskDecorators, TaskRegistry, checked_queue
-from durable_sync.using import TransactionalExecutor
+from durable_sync.using import Commits, TransactionalExecutor
 from durable_sync.views import output_of, view
 
 __all__ = ["DurableExecutor"]
@@ -137,6 +137,8 @@ class DurableExecutor(TaskDecorators):
         self._prepared = False
         self._restarts_here = False
         self._is_shut_down = False
+        self._cancel_exit: Callable[[], None] = lambda: None
+        self._commits = Commits(self._announce)
         self._has_warned_of_waiting = False
         on_fork(self)
 
@@ -185,7 +187,7 @@ class DurableExecutor(TaskDecorators):
         self._refuse_shut_down()
         with shielded():
             storage = self._prepared_storage()
-        return TransactionalExecutor(self, storage, self._rows, self._announce, transaction)
+        return TransactionalExecutor(self, storage, self._rows, self._commits, transaction)
 
     def _rows(self, calls: Sequence[TaskCall[Any]]) -> list[NewExecution]:
         if len(calls) == 1:
@@ -349,7 +351,7 @@ class DurableExecutor(TaskDecorators):
         background = Background(self._settings, storage, self._registry, self._serializer, self._messenger)
         background.start()
         self._background = background
-        _stop_at_exit(self)
+        self._cancel_exit = _stop_at_exit(self)
 
     def shutdown(self, *, timeout: float | timedelta | None = None) -> None:
         """Stops claiming, lets running work end, gives back what is left after `timeout` seconds, ends the threads.
@@ -366,6 +368,7 @@ class DurableExecutor(TaskDecorators):
         with self._lock:
             if self._background is background:
                 self._background = None
+                self._cancel_exit()
                 self._messenger.stop(_EXIT_SECONDS)
                 # Handles can still be waited on, by threads that end when nobody does.
                 self._messenger = self._make_messenger()
@@ -480,8 +483,11 @@ class DurableExecutor(TaskDecorators):
         self._messenger = self._make_messenger()
 
 
-def _stop_at_exit(executor: DurableExecutor) -> None:
-    """A script that forgets `shutdown` gives its work back when it ends, instead of letting the lease run out."""
+def _stop_at_exit(executor: DurableExecutor) -> Callable[[], None]:
+    """A script that forgets `shutdown` gives its work back when it ends, instead of letting the lease run out.
+
+    Returns what takes this back.
+    """
     reference = weakref.ref(executor)
 
     def stop() -> None:
@@ -490,6 +496,7 @@ def _stop_at_exit(executor: DurableExecutor) -> None:
             forgotten.shutdown(timeout=0)
 
     atexit.register(stop)
+    return lambda: atexit.unregister(stop)
 
 
 def _registries(tasks: Any) -> list[TaskRegistry]:

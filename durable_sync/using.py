@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -17,10 +18,33 @@ from durable_sync.storage.records import NewExecution
 from durable_sync.storage.storage import Storage
 from durable_sync.task import Task, TaskCall
 
-__all__ = ["TransactionalExecutor"]
+__all__ = ["Commits", "TransactionalExecutor"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Commits:
+    """Calls `announce` when a transaction commits in which something was enqueued. For any thread."""
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+        self._expected: weakref.WeakSet[Session | Connection] = weakref.WeakSet()
+        # One object, by which SQLAlchemy knows the listener again.
+        self._listener = self._committed
+
+    def expect(self, transaction: Session | Connection) -> None:
+        """Something was enqueued in the transaction that this session or connection is in."""
+        # A connection's event fires just before the commit; whoever is woken looks more than once.
+        name = "after_commit" if isinstance(transaction, Session) else "commit"
+        if not event.contains(transaction, name, self._listener):
+            event.listen(transaction, name, self._listener)
+        self._expected.add(transaction)
+
+    def _committed(self, transaction: Session | Connection) -> None:
+        if transaction in self._expected:
+            self._expected.discard(transaction)
+            self._announce()
 
 
 class TransactionalExecutor:
@@ -34,13 +58,13 @@ class TransactionalExecutor:
         desk: Desk,
         storage: Storage,
         rows: Callable[[Sequence[TaskCall[Any]]], list[NewExecution]],
-        announce: Callable[[], None],
+        commits: Commits,
         transaction: Session | scoped_session[Any] | Connection,
     ) -> None:
         self._desk = desk
         self._storage = storage
         self._rows = rows
-        self._announce = announce
+        self._commits = commits
         self._session, self._connection = _opened(transaction)
         _refuse_other_database(self._connection.engine.url, storage.database.url)
 
@@ -53,21 +77,11 @@ class TransactionalExecutor:
         made = list(calls)
         with shielded():
             stored = self._storage.enqueue_within(self._connection, self._rows(made))
-            self._announce_after_commit()
+            self._commits.expect(self._session or self._connection)
         return [
             TaskHandle(self._desk, call.task, enqueued.execution_id, created=enqueued.created)
             for call, enqueued in zip(made, stored, strict=True)
         ]
-
-    def _announce_after_commit(self) -> None:
-        def announce(_target: object) -> None:
-            self._announce()
-
-        # A connection's event fires just before the commit; whoever is woken looks more than once.
-        if self._session is not None:
-            event.listen(self._session, "after_commit", announce, once=True)
-        else:
-            event.listen(self._connection, "commit", announce, once=True)
 
 
 def _opened(transaction: object) -> tuple[Session | None, Connection]:

@@ -737,7 +737,7 @@ def test_a_union_reads_what_one_class_wrote() -> None:
 
 
 def test_a_union_reads_what_a_plain_annotation_wrote() -> None:
-    """Adding to `str` or `int` what is written as a string or a number does not lose what is stored already."""
+    """A member that is added to `str` or `int` does not change how stored strings and ints are read."""
     assert SERIALIZER.loads('"a"', str | UUID) == "a"
     assert SERIALIZER.loads("1", int | Level | float) == 1
 

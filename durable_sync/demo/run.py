@@ -86,6 +86,9 @@ def _run(options: Options, screen: Screen) -> None:
         _work(executor, standing, screen)
         outcomes = [Outcome(job, job.handle.get_execution()) for job in standing.jobs]
         screen.table([outcome.line for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.report is None:  # whole: the table may have cut it
+                screen.say(f"{outcome.job.file.name} {outcome.why}", style="red")
         screen.say(summary(standing, outcomes))
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from attrs import define, field, frozen
-from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -18,7 +18,10 @@ from rich.text import Text
 __all__ = ["Bar", "Line", "Screen"]
 
 SECONDS_BETWEEN_LINES = 0.5
-TITLE_WIDTH = 60
+NARROW = 100
+OTHER_COLUMNS = len("markdown") + 2 * len("12345") + 8 + len("attempts")
+SHORTEST_TITLE = 16
+LONGEST_TITLE = 60
 WIDE = 10_000
 """Columns, where no terminal limits them: a file, a line."""
 
@@ -67,8 +70,9 @@ class Screen:
         return cls(console, live=terminal and not console.is_dumb_terminal)
 
     def say(self, text: str, *, style: str | None = None) -> None:
-        """Print a line."""
-        self.console.print(Text(text, style or ""), soft_wrap=True)
+        """Print lines."""
+        for line in text.splitlines():
+            self.console.print(Text(printable(line), style or ""), soft_wrap=True)
         self.console.file.flush()
 
     @contextmanager
@@ -88,17 +92,26 @@ class Screen:
 
     def table(self, lines: Sequence[Line]) -> None:
         """One row a file."""
-        table = Table(box=SIMPLE_HEAD if self.live else None, padding=(0, 1) if self.live else (0, 2, 0, 0))
-        table.add_column("file", overflow="fold")
+        gap = 1 if self.console.width < NARROW else 2
+        file, title = self._widths(lines, gap)
+        table = Table(box=None, padding=(0, gap, 0, 0))
+        table.add_column("file", width=file, no_wrap=True)
         table.add_column("kind", no_wrap=True)
-        table.add_column("title", no_wrap=True, max_width=TITLE_WIDTH, overflow="ellipsis")
+        table.add_column("title", max_width=title, no_wrap=True, overflow="ellipsis")
         for name in ("lines", "words"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("sha256", no_wrap=True)
         table.add_column("attempts", justify="right", no_wrap=True)
         for line in lines:
-            table.add_row(*_cells(line), style="red" if line.failed else None)
+            table.add_row(*_cells(line, file), style="red" if line.failed else None)
         self.console.print(table)
+
+    def _widths(self, lines: Sequence[Line], gap: int) -> tuple[int, int]:
+        """Of the columns that can be cut: the file, and the title."""
+        left = self.console.width - OTHER_COLUMNS - 7 * gap
+        longest = max((cell_len(printable(line.file)) for line in lines), default=0)
+        file = max(len("file"), min(longest, left - SHORTEST_TITLE))
+        return file, max(len("title"), min(left - file, LONGEST_TITLE))
 
 
 @frozen
@@ -126,9 +139,20 @@ class _Lines:
         self.screen.say(text)
 
 
-def _cells(line: Line) -> Iterable[Text]:
-    values = (line.file, line.kind, line.title, line.lines, line.words, line.sha256, line.attempts)
-    return (Text(printable(value)) for value in values)
+def _cells(line: Line, file_width: int) -> Iterable[Text]:
+    file = _tail(printable(line.file), file_width)
+    values = (file, line.kind, printable(line.title), line.lines, line.words, line.sha256, line.attempts)
+    return (Text(value) for value in values)
+
+
+def _tail(text: str, width: int) -> str:
+    """The end of a path says more than its beginning."""
+    if cell_len(text) <= width:
+        return text
+    cut = text[-width:]
+    while cell_len(cut) >= width and cut:
+        cut = cut[1:]
+    return "…" + cut
 
 
 def printable(text: str) -> str:

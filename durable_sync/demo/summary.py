@@ -14,7 +14,7 @@ from durable_sync.demo.screen import Line
 
 __all__ = ["Outcome", "opening", "summary"]
 
-HASH_DIGITS = 12
+HASH_DIGITS = 8
 
 
 @frozen
@@ -38,7 +38,7 @@ class Outcome:
         attempts = str(self.execution.attempt + 1)
         if report is None:
             kind = kind_of(file.path)
-            return Line(file.name, kind, self._why(), "", "", "", attempts, failed=True)
+            return Line(file.name, kind, self.why, "", "", "", attempts, failed=True)
         return Line(
             file.name,
             report.kind,
@@ -50,7 +50,9 @@ class Outcome:
             failed=False,
         )
 
-    def _why(self) -> str:
+    @property
+    def why(self) -> str:
+        """How it failed, in a line."""
         error = self.execution.error
         message = error.message.partition("\n")[0] if error else ""
         return f"{self.execution.status}: {message}" if message else str(self.execution.status)

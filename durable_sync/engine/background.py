@@ -134,8 +134,7 @@ class Background:
 
     def _run(self, attempt: Attempt) -> None:
         self._runner.run(attempt)
-        # More may be had now: the claimer alone knows how much is worth a commit.
-        if self.pool.room >= 0:
+        if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
             self.claimer.wake()
         self._ended.set()
 
@@ -182,20 +181,30 @@ class Background:
     def shutdown(self, timeout: float | None) -> None:
         """Stops claiming, lets running work end for up to `timeout` seconds, then gives back what is left."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.claimer.stop(_LAST_WRITES_SECONDS if deadline is None else min(timeout or 0.0, _LAST_WRITES_SECONDS))
+        self.claimer.stop(_LAST_WRITES_SECONDS)
         self.claimer.give_back_queued()
         for attempt in self.attempts.running():
             attempt.shutdown_signal.set()
         self._await_running(deadline)
+        last = time.monotonic() + _LAST_WRITES_SECONDS
         for attempt in self.attempts.running():
             self._release_running(attempt)
-        self._await(lambda: self.recorder.idle, time.monotonic() + _LAST_WRITES_SECONDS)
+        self._await(lambda: self.recorder.idle, last - 1.0)
         self._resign()
-        unfinished = self.supervisor.stop_all(_LAST_WRITES_SECONDS)
-        if unfinished:
-            self.log.warning("shutdown: threads that have not ended: %s", ", ".join(unfinished))
+        self._stop_loops(last)
         self.pool.close()
         self.lifeline.database.dispose()
+
+    def _stop_loops(self, last: float) -> None:
+        unfinished = self.supervisor.stop_all(max(last - 1.0 - time.monotonic(), 0.1))
+        if not unfinished:
+            return
+        # What still waits for the database's answer is not worth more time.
+        for storage in (self.lifeline, self._storage):
+            storage.database.cut_overdue(0)
+        unfinished = self.supervisor.stop_all(1.0)
+        if unfinished:
+            self.log.warning("shutdown: threads that have not ended: %s", ", ".join(unfinished))
 
     def _await_running(self, deadline: float | None) -> None:
         self._await(lambda: not self.attempts.running(), deadline)

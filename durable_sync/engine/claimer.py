@@ -81,6 +81,10 @@ class Claimer(Loop):
         self._eagerness = 1
         self._timer_at = float("inf")
         self._solo_since: float | None = None
+        self.backlog = True
+        """There may be more to claim than the last look took."""
+        self.refill_at = 0
+        """The pool's room at which it pays to claim again."""
         self.claiming_since: float | None = None
         """Monotonic time at which the claim now under way began; None between claims."""
 
@@ -94,6 +98,7 @@ class Claimer(Loop):
         self._release_stale()
         tasks = [task.id for task in self._registry]
         wanted = self._wanted()
+        self.refill_at = -(self._prefetch() // 2)
         if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._solo_is_running():
             return min(self._poll_interval, _QUEUED_TOO_LONG if self._pool.room < 0 else self._poll_interval)
         glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discover=self._may_discover())
@@ -110,9 +115,12 @@ class Claimer(Loop):
 
     def _wanted(self) -> int:
         room = self._pool.room
-        prefetch = min(self._pace.startable(self._pool.size, _PREFETCH_SECONDS), _MAX_PREFETCH)
+        prefetch = self._prefetch()
         # Refilling by handfuls would cost a commit each.
         return room + prefetch if room > 0 or room + prefetch > prefetch // 2 else 0
+
+    def _prefetch(self) -> int:
+        return min(self._pace.startable(self._pool.size, _PREFETCH_SECONDS), _MAX_PREFETCH)
 
     def _may_discover(self) -> bool:
         return self._queues is None and time.monotonic() - self._discovered_at >= self._poll_interval * 0.9
@@ -202,8 +210,10 @@ class Claimer(Loop):
 
     def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int) -> float:
         if claimed >= wanted or (glimpse.candidates and claimed < len(glimpse.candidates)):
+            self.backlog = True
             self._poll = _QUICKEST_POLL
             return 0.0
+        self.backlog = False
         self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._poll_interval)
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
         return max(min(self._poll, until_timer), 0.001)

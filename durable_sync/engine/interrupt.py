@@ -7,7 +7,7 @@ bytecode, whatever it does by then. Two rules keep ours inside the task's own co
 - On the way out of either, under the same lock, the thread becomes inactive *and* takes back what was set
   and has not arrived.
 
-What is left is an exception that arrives in the few bytecodes before it is taken back. One object sets it
+What is left is an exception that arrives in the few bytecodes before it is taken back. `interrupt` sets it
 **at most once**, so whoever has caught it needs no further protection: that is what makes the small
 loops below sound. They only assign, never count, so that going round again changes nothing.
 """
@@ -187,6 +187,7 @@ class Interruptible:
                 _set_async_exc(self._thread, _NULL)
             except Interrupted:
                 pass
+            self._sent = False
 
     def _let_go(self) -> None:
         """Release the lock if this thread has it, after an exception that arrived somewhere about it.

@@ -93,12 +93,17 @@ class Interrupter(Loop):
             self.log.warning("interrupt: %s: an on_cancel callback raised %r", attempt, error)
 
         # On a thread of their own: a hook that blocks must not hold up other attempts' timeouts.
-        threading.Thread(
+        hooks = threading.Thread(
             target=attempt.run_hooks,
             args=(complain,),
             name=f"durable_sync-interrupt-{attempt.claimed.execution_id}",
             daemon=True,
-        ).start()
+        )
+        try:
+            hooks.start()
+        except RuntimeError:
+            # The interpreter is ending, and starts no more threads.
+            attempt.run_hooks(complain)
 
     def _give_up(self, attempt: Attempt) -> None:
         replaced = self._pool.abandon(attempt)

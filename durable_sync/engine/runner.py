@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import attrs
+import tenacity
 
 from durable_sync.clock import microseconds
 from durable_sync.context import ShutdownRequestedError
@@ -15,11 +16,13 @@ from durable_sync.engine.attempts import Attempt, StopReason
 from durable_sync.engine.interrupt import Interrupted
 from durable_sync.errors import SerializationError, TaskCancelledError, TaskTimedOutError
 from durable_sync.execution import ErrorInfo
-from durable_sync.retry import RetryHistory, retry_delay, retry_policy
+from durable_sync.retry import RetryHistory, retry_delay, retry_delay_for_result, retry_policy
 from durable_sync.serialization import Serializer
 from durable_sync.transitions import Transition, cancel_self, complete, fail, release, retry, time_out
 
 __all__ = ["Runner"]
+
+_NOT_ACCEPTED = ErrorInfo("TaskError", "The retry policy did not accept the result.")
 
 
 class Runner:
@@ -76,9 +79,10 @@ class Runner:
         if attempt.reason is StopReason.TIMEOUT:
             return self.judge(attempt, Interrupted())
         try:
-            return complete(self._encode(attempt, output))
+            text = self._encode(attempt, output)
         except SerializationError as error:
             return self._ends_unretried(attempt, error)
+        return self._judge_output(attempt, output) or complete(text)
 
     def _timeout(self, attempt: Attempt) -> float | None:
         if attempt.claimed.timeout is not None:
@@ -129,23 +133,45 @@ class Runner:
         self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return time_out(info.to_json()) if isinstance(error, TaskTimedOutError) else fail(info.to_json())
 
-    def _retry_delay(self, attempt: Attempt, error: BaseException) -> float | None:
-        claimed = attempt.claimed
-        policy = attempt.task.declaration.retry if claimed.max_retries is None else retry_policy(claimed.max_retries)
+    def _judge_output(self, attempt: Attempt, output: Any) -> Transition | None:
+        """The outcome of an attempt whose output the retry policy does not accept; None if it does."""
+        policy = _policy(attempt)
         if policy is None:
             return None
-        before = (claimed.started_at - claimed.first_started_at) / 1_000_000
-        history = RetryHistory(
-            failures=claimed.failures + 1,
-            elapsed=before + attempt.run_seconds,
-            idle_for=claimed.idle_for / 1_000_000,
-        )
-        return retry_delay(policy, error, history)
+        try:
+            delay = retry_delay_for_result(policy, output, _history(attempt))
+        except Exception as error:
+            self.log.info("run: %s: failed: %s", attempt, error)
+            return fail(_describe(error).to_json())
+        if delay is None:
+            return None
+        self.log.info("run: %s: its output was not accepted, retried in %.3f s", attempt, delay)
+        return retry(_NOT_ACCEPTED.to_json(), microseconds(delay))
+
+    def _retry_delay(self, attempt: Attempt, error: BaseException) -> float | None:
+        policy = _policy(attempt)
+        return None if policy is None else retry_delay(policy, error, _history(attempt))
 
     def _ends_unretried(self, attempt: Attempt, error: Exception) -> Transition:
         info = attrs.evolve(_describe(error), retryable=False)
         self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return fail(info.to_json())
+
+
+def _policy(attempt: Attempt) -> tenacity.BaseRetrying | None:
+    limit = attempt.claimed.max_retries
+    return attempt.task.declaration.retry if limit is None else retry_policy(limit)
+
+
+def _history(attempt: Attempt) -> RetryHistory:
+    """With this attempt, which its policy is about to judge, counted as failed."""
+    claimed = attempt.claimed
+    before = (claimed.started_at - claimed.first_started_at) / 1_000_000
+    return RetryHistory(
+        failures=claimed.failures + 1,
+        elapsed=before + attempt.run_seconds,
+        idle_for=claimed.idle_for / 1_000_000,
+    )
 
 
 def _call(attempt: Attempt, arguments: dict[str, Any]) -> Any:

@@ -167,15 +167,18 @@ def take(
     transition = claim(executor_id)
     statement = update_for(sql, transition).where(sql.executions.c.lane.is_not(None))
     if sql.dialect.update_returning:
-        returning: Any = _narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql))
-        rows = list[Any](connection.execute(returning))
+        rows = _all(connection, _narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql)))
     else:
         rows = _take_in_two_steps(sql, connection, statement, chosen, limit, executor_id)
     order = {name: place for place, name in enumerate(candidates)}
     return sorted((ClaimedExecution.from_row(row) for row in rows), key=lambda claimed: order[claimed.execution_id])
 
 
-def _narrowed(sql: Sql, statement: Update, chosen: Sequence[str], limit: int) -> Update:
+def _all(connection: Connection, statement: Any) -> list[Any]:
+    return list(connection.execute(statement))
+
+
+def _narrowed(sql: Sql, statement: Update, chosen: Sequence[str], limit: int) -> Any:
     if not sql.dialect.skip_locked:
         return statement.where(sql.dialect.is_in(sql.executions.c.id, list(chosen)))
     # A CTE, because a planner may run a subquery with LIMIT more than once.
