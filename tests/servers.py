@@ -450,9 +450,7 @@ def find_program(name: str) -> Path | None:
 
 @functools.cache
 def is_mariadb(binary: Path) -> bool:
-    done = subprocess.run(
-        [str(binary), "--no-defaults", "--version"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(binary), "--no-defaults", "--version"], capture_output=True, text=True, check=False)
     return "MariaDB" in done.stdout
 
 
@@ -460,9 +458,7 @@ def install_script(binary: Path) -> Path | None:
     root = binary.resolve().parent.parent
     names = ("mariadb-install-db", "mysql_install_db")
     beside = [root / folder / name for name in names for folder in ("bin", "scripts")]
-    return next((path for path in beside if path.exists()), None) or next(
-        filter(None, map(find_program, names)), None
-    )
+    return next((path for path in beside if path.exists()), None) or next(filter(None, map(find_program, names)), None)
 
 
 # users

@@ -153,9 +153,7 @@ def test_a_server_ends_with_the_tests(server_type: type[Server]) -> None:
         "input()\n"
     )
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as starter:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         port, directory, *pids = starter.stdout.readline().split()
         # One of them may have been the connection that asked whether the server answers.

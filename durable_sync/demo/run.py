@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Generator, Sequence
@@ -125,6 +126,7 @@ def _work(executor: DurableExecutor, standing: Standing, screen: Screen) -> None
     """Block until every file has been read, by this process or another."""
     if not standing.pending:
         return
+    screen.say(f"this is process {os.getpid()}: kill -9 it, run the same command again, and it carries on")
     executor.start()
     with screen.bar(standing.total, len(standing.finished)) as bar:
         follow(executor, standing.pending, bar, done=len(standing.finished))

@@ -61,14 +61,16 @@ class Outcome:
 def opening(standing: Standing) -> str:
     """How far the run was when this process joined it."""
     finished, started, new = len(standing.finished), len(standing.started), len(standing.new)
+    waiting = standing.total - finished - started - new
     if new == standing.total:
         return f"started: {_files(new)} to read"
     if finished == standing.total:
         return f"nothing to do: all {_files(finished)} were already done; --fresh starts over"
     parts = [f"{finished} of {_files(standing.total)} were already done"]
     if started:
-        parts.append(f"{started} had been started and not finished")
-    parts.append(f"{standing.total - finished - started - new} waiting")
+        parts.append(f"{started} were started but not finished")
+    if waiting:
+        parts.append(f"{waiting} waiting")
     if new:
         parts.append(f"{new} new or changed")
     return "resumed: " + ", ".join(parts)

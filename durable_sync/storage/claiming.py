@@ -175,7 +175,8 @@ def take(
 
 
 def _all(connection: Connection, statement: Any) -> list[Any]:
-    return list(connection.execute(statement))
+    result: Any = connection.execute(statement)
+    return list(result)
 
 
 def _narrowed(sql: Sql, statement: Update, chosen: Sequence[str], limit: int) -> Any:
