@@ -30,6 +30,8 @@ R_co = TypeVar("R_co", covariant=True)
 Timeout = float | timedelta | Callable[[int], float | timedelta | None] | None
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_NOT_COMPARABLE = re.compile(r"[\0\ud800-\udfff]| \Z")
+"""What some database refuses, or passes over when it compares: MariaDB and others pad with spaces."""
 _MAX_QUEUE = 200
 _MAX_KEY = 255
 _MAX_PRIORITY = 2**31 - 1
@@ -307,8 +309,15 @@ def _checked_timeout(name: str, timeout: Any) -> Callable[[int], float | None] |
 
 def checked_queue(queue: Any) -> str:
     """A queue's name; ConfigurationError if it can't be one."""
-    if not isinstance(queue, str) or not 1 <= len(queue) <= _MAX_QUEUE or not queue.isprintable():
-        raise ConfigurationError(f"queue must be 1 to {_MAX_QUEUE} printable characters, not {queue!r}")
+    if (
+        not isinstance(queue, str)
+        or not 1 <= len(queue) <= _MAX_QUEUE
+        or not queue.isprintable()
+        or queue.endswith(" ")
+    ):
+        raise ConfigurationError(
+            f"queue must be 1 to {_MAX_QUEUE} printable characters, the last one no space, not {queue!r}"
+        )
     return queue
 
 
@@ -325,8 +334,11 @@ def _checked_count(option: str, value: Any) -> int:
 
 
 def _checked_key(name: str, key: Any) -> str:
-    if not isinstance(key, str) or not 1 <= len(key) <= _MAX_KEY or "\0" in key:
-        raise ConfigurationError(f"{name}: key must be a string of 1 to {_MAX_KEY} characters without NUL, not {key!r}")
+    if not isinstance(key, str) or not 1 <= len(key) <= _MAX_KEY or _NOT_COMPARABLE.search(key):
+        raise ConfigurationError(
+            f"{name}: key must be a string of 1 to {_MAX_KEY} characters, without NUL, a lone surrogate, or a space "
+            f"at its end, not {key!r}"
+        )
     return key
 
 

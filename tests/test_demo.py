@@ -215,7 +215,7 @@ def test_what_a_kill_interrupted_runs_again(start: Start, folder: Path, sqlite_u
     second = start(folder, "--database", sqlite_url, "--slow", "0", "--workers", "3")
     assert second.finish() == 0, second.errors
 
-    started = re.search(r"(\d+) were started but not finished", second.output)
+    started = re.search(r"(\d+) started but not finished", second.output)
     resumed = re.search(r"(\d+) resumed after a crash", second.output)
     assert started, second.output
     assert resumed, second.output

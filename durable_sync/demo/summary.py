@@ -68,7 +68,7 @@ def opening(standing: Standing) -> str:
         return f"nothing to do: all {_files(finished)} were already done; --fresh starts over"
     parts = [f"{finished} of {_files(standing.total)} were already done"]
     if started:
-        parts.append(f"{started} were started but not finished")
+        parts.append(f"{started} started but not finished")
     if waiting:
         parts.append(f"{waiting} waiting")
     if new:

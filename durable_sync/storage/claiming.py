@@ -34,7 +34,7 @@ from durable_sync.transitions import ORDINARY_LANE, claim, due
 
 __all__ = ["Glimpse", "peek", "promote_due", "take"]
 
-_CANDIDATE, _TIMER, _RECOVERED, _QUEUE = range(4)
+_CANDIDATE, _TIMER, _HIGHEST_LANE, _QUEUE = range(4)
 _PROMOTED_AT_ONCE = 1000
 
 
@@ -68,7 +68,7 @@ def peek(
     """
     branches = [_candidates(sql, task, queue, lane, limit) for task in tasks for queue in queues]
     if lane == ORDINARY_LANE:
-        branches += [_next_timer(sql), _recovered(sql)]
+        branches += [_next_timer(sql), _highest_lane(sql)]
     if discover:
         branches += [branch for task in tasks for branch in _other_queues(sql, task, sorted(queues))]
     if not branches:
@@ -86,8 +86,8 @@ def _read(rows: Iterable[Any]) -> Glimpse:
             candidates.append((-priority, instant, name))
         elif kind == _TIMER:
             timer_in = instant
-        elif kind == _RECOVERED:
-            recovered = True
+        elif kind == _HIGHEST_LANE:
+            recovered = instant > ORDINARY_LANE
         else:
             found.add(name)
     return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
@@ -122,11 +122,13 @@ def _next_timer(sql: Sql) -> Any:
     )
 
 
-def _recovered(sql: Sql) -> Any:
+def _highest_lane(sql: Sql) -> Any:
+    # In the index's own order: a bare condition on the lane had PostgreSQL read the whole table.
     c = sql.executions.c
     return (
-        _branch(_RECOVERED, null(), cast(null(), Integer), cast(null(), BigInteger))
-        .where(c.lane > ORDINARY_LANE)
+        _branch(_HIGHEST_LANE, null(), cast(null(), Integer), cast(c.lane, BigInteger))
+        .where(c.lane.is_not(None))
+        .order_by(c.lane.desc())
         .limit(1)
     )
 

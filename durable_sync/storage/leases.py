@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy import delete, exists, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, insert, literal, select, update
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
@@ -107,8 +107,14 @@ def resign(sql: Sql, connection: Connection, executor_id: str) -> None:
 def owned(sql: Sql, connection: Connection, executor_id: str) -> set[tuple[str, int]]:
     """(execution id, claim token) of all that the database says this incarnation runs."""
     t = sql.executions
-    query = select(t.c.id, t.c.claim_token).where(t.c.status == ExecutionStatus.RUNNING, t.c.executor_id == executor_id)
+    query = select(t.c.id, t.c.claim_token).where(*_running(sql), t.c.executor_id == executor_id)
     return {(row.id, row.claim_token) for row in connection.execute(query)}
+
+
+def _running(sql: Sql) -> tuple[ColumnElement[bool], ...]:
+    t = sql.executions
+    # The second says nothing new, but opens the index of what is active.
+    return (t.c.status == ExecutionStatus.RUNNING, t.c.finished_at.is_(None))
 
 
 def mark_dead(sql: Sql, connection: Connection) -> list[str]:
@@ -149,7 +155,7 @@ def _orphans(sql: Sql) -> Any:
     alive = exists().where(e.c.id == t.c.executor_id, e.c.dead_at.is_(None))
     query = (
         select(t.c.id, t.c.task_id, t.c.claim_token, t.c.recoveries, t.c.max_recoveries, t.c.executor_id)
-        .where(t.c.status == ExecutionStatus.RUNNING, ~alive)
+        .where(*_running(sql), ~alive)
         .order_by(t.c.id)
         .limit(_RECOVERED_AT_ONCE)
     )
@@ -160,7 +166,7 @@ def survey(sql: Sql, connection: Connection) -> Survey:
     """Looks, in one statement and without a lock, whether there is anything to reap."""
     t, e = sql.executions, sql.tables.executors
     alive = exists().where(e.c.id == t.c.executor_id, e.c.dead_at.is_(None))
-    orphan = select(t.c.id).where(t.c.status == ExecutionStatus.RUNNING, t.c.finished_at.is_(None), ~alive).limit(1)
+    orphan = select(t.c.id).where(*_running(sql), ~alive).limit(1)
     expiry = select(func.min(e.c.lease_expires_at) - sql.now()).where(e.c.dead_at.is_(None))
     found, next_expiry = connection.execute(select(orphan.scalar_subquery(), expiry.scalar_subquery())).one()
     return Survey(found is not None or (next_expiry is not None and next_expiry < 0), next_expiry)
@@ -169,6 +175,6 @@ def survey(sql: Sql, connection: Connection) -> Survey:
 def bury(sql: Sql, connection: Connection) -> int:
     """Deletes tombstones of incarnations long dead that no running execution refers to; returns how many."""
     t, e = sql.executions, sql.tables.executors
-    referred = exists().where(t.c.status == ExecutionStatus.RUNNING, t.c.executor_id == e.c.id)
+    referred = exists().where(*_running(sql), t.c.executor_id == e.c.id)
     statement = delete(e).where(e.c.dead_at < sql.now() - literal(_TOMBSTONE_SECONDS * 1_000_000), ~referred)
     return connection.execute(statement).rowcount

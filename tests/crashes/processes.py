@@ -1,14 +1,17 @@
-"""Worker processes that a test starts, stops in mid-flight, kills and restarts."""
+"""Worker processes that a test starts, suspends, kills and restarts."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -20,60 +23,77 @@ _numbers = count(1)
 
 
 class Worker:
-    """One process of `tests.crashes.worker`."""
+    """One process that runs `tests.crashes.worker.main`."""
 
-    def __init__(self, url: str, folder: Path, *options: str) -> None:
-        self.name = f"worker-{next(_numbers)}"
-        self.log_file = folder / f"{self.name}.log"
-        environment = {
-            **os.environ,
-            "WORKER": self.name,
-            "HISTORY": str(history_in(folder)),
-            "PYTHONPATH": str(ROOT),
-        }
-        command = [sys.executable, "-m", "tests.crashes.worker", "--url", url, "--log", str(self.log_file), *options]
-        with (folder / f"{self.name}.out").open("wb") as output:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
-            )
+    def __init__(self, name: str, pid: int, folder: Path) -> None:
+        self.name = name
+        self.pid = pid
+        self.exit_code: int | None = None
+        self._log_file = folder / f"{name}.log"
+        self._ended = threading.Event()
 
     @property
     def log(self) -> str:
         """What it has logged so far."""
-        return self.log_file.read_text() if self.log_file.exists() else ""
+        return self._log_file.read_text() if self._log_file.exists() else ""
 
     def is_alive(self) -> bool:
-        return self.process.poll() is None
+        return not self._ended.is_set()
 
     def send(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        if self.is_alive():
+            os.kill(self.pid, number)
 
     def kill(self) -> Crash:
         """Kills it with SIGKILL; it is dead on return."""
-        self.process.kill()
-        self.process.wait()
-        crash = Crash(self.name, time.monotonic())
-        self.close()
-        return crash
+        self.send(signal.SIGKILL)
+        assert self._ended.wait(10), f"{self.name} survived SIGKILL"
+        return Crash(self.name, time.monotonic())
 
-    def close(self) -> None:
-        """Ends it, whatever state it is in."""
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+    def wait(self, timeout: float) -> int:
+        """Its exit code, once it has ended; negative if a signal ended it."""
+        assert self._ended.wait(timeout), f"{self.name} has not ended:\n{self.log}"
+        assert self.exit_code is not None
+        return self.exit_code
+
+    def has_ended(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self._ended.set()
 
 
 class Workers:
-    """Several processes, ended with the block."""
+    """Several such processes; they are killed when the block is left."""
 
     def __init__(self, url: str, folder: Path) -> None:
-        self.url = url
         self.folder = folder
         self.all: list[Worker] = []
+        self._url = url
+        self._by_pid: dict[int, Worker] = {}
+        self._born: SimpleQueue[int] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "tests.crashes.nursery"],
+            cwd=ROOT,
+            env={**os.environ, "HISTORY": str(history_in(folder)), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def start(self, *options: str) -> Worker:
-        worker = Worker(self.url, self.folder, *options)
+        """Starts one, with options of `tests.crashes.worker.main`."""
+        name = f"worker-{next(_numbers)}"
+        log = str(self.folder / f"{name}.log")
+        order = [name, str(self.folder / f"{name}.out"), "--url", self._url, "--log", log, *options]
+        assert self._nursery.stdin is not None
+        with self._lock:
+            self._nursery.stdin.write(json.dumps(order) + "\n")
+            self._nursery.stdin.flush()
+        worker = Worker(name, self._born.get(timeout=30), self.folder)
+        with self._lock:
+            self._by_pid[worker.pid] = worker
         self.all.append(worker)
         return worker
 
@@ -81,10 +101,23 @@ class Workers:
         """Replaces those that have died by new ones; returns the dead."""
         dead = [worker for worker in self.all if not worker.is_alive()]
         for worker in dead:
-            worker.close()
             self.all.remove(worker)
             self.start(*options)
         return dead
+
+    def _listen(self) -> None:
+        assert self._nursery.stdout is not None
+        for line in self._nursery.stdout:
+            word, pid, *rest = line.split()
+            if word == "born":
+                self._born.put(int(pid))
+            else:
+                threading.Thread(target=self._tell_death, args=(int(pid), int(rest[0])), daemon=True).start()
+
+    def _tell_death(self, pid: int, exit_code: int) -> None:
+        # Who died at once may not have been entered by `start` yet.
+        worker = wait_until(lambda: self._by_pid.get(pid), 10, f"the worker of process {pid}")
+        worker.has_ended(exit_code)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +126,9 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for worker in self.all:
-            worker.close()
+            worker.send(signal.SIGKILL)
+        self._nursery.communicate()
+        self._listener.join(10)
 
 
 def history_in(folder: Path) -> Path:

@@ -1,7 +1,7 @@
-"""A worker process for tests that kill it: `python -m tests.crashes.worker --url ... --log ...`.
+"""The tasks and the main of worker processes that tests kill.
 
-Its tasks are also imported by the tests, which enqueue them. What each attempt does is appended to the
-file that HISTORY names in the environment. It ends when its standard input does: with the tests.
+The tests import the tasks, and enqueue them. What each attempt does is appended to the file that HISTORY names
+in the environment. The processes themselves come from `tests.crashes.nursery`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import json
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,12 +96,15 @@ def hold_heartbeat(gate: str) -> None:
     Heartbeat.step = held  # type: ignore[method-assign]
 
 
-def end_with_the_tests() -> None:
-    sys.stdin.read()
+def end_with(parent: int) -> None:
+    """Ends this process soon after its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
     os._exit(1)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Works until it is told to end, or dies."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--url", required=True)
     parser.add_argument("--log", required=True)
@@ -110,8 +112,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--queues")
     parser.add_argument("--heartbeat-gate")
-    options = parser.parse_args()
-    threading.Thread(target=end_with_the_tests, daemon=True).start()
+    options = parser.parse_args(arguments)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     logging.basicConfig(filename=options.log, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     if options.heartbeat_gate:
         hold_heartbeat(options.heartbeat_gate)
@@ -124,10 +126,3 @@ def main() -> None:
         queues=options.queues.split(",") if options.queues else None,
     )
     executor.run_until_signalled()
-
-
-if __name__ == "__main__":
-    # The tasks' module under its own name, not as __main__.
-    from tests.crashes import worker
-
-    worker.main()
