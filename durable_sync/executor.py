@@ -6,11 +6,10 @@ import atexit
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import FrameType
@@ -19,7 +18,7 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
-from durable_sync.clock import Clock, microseconds, seconds
+from durable_sync.clock import Clock, seconds
 from durable_sync.engine.background import Background, Settings
 from durable_sync.engine.interrupt import shielded
 from durable_sync.engine.messenger import Messenger
@@ -27,19 +26,18 @@ from durable_sync.errors import (
     ConfigurationError,
     ExecutionNotFoundError,
     ExecutorShutdownError,
-    InvalidInputError,
     TaskCancelledError,
-    TaskNotRegisteredError,
 )
 from durable_sync.execution import ErrorInfo, Execution
 from durable_sync.forks import keep_for_ever, on_fork
 from durable_sync.handle import TaskHandle
 from durable_sync.ids import new_id
+from durable_sync.intake import Intake
+from durable_sync.options import checked_lease, checked_name, checked_queues, checked_tables, positive_int, registries
 from durable_sync.serialization import Serializer
-from durable_sync.storage.records import NewExecution, StoredExecution
+from durable_sync.storage.records import StoredExecution
 from durable_sync.storage.storage import Storage
-from durable_sync.storage.tables import Tables, build_tables
-from durable_sync.task import Task, TaskCall, TaskDecorators, TaskRegistry, checked_queue
+from durable_sync.task import Task, TaskCall, TaskDecorators, TaskRegistry
 from durable_sync.using import Commits, TransactionalExecutor
 from durable_sync.views import output_of, view
 
@@ -110,25 +108,26 @@ class DurableExecutor(TaskDecorators):
         clock: Clock | None = None,
     ) -> None:
         self._settings = Settings(
-            name=_checked_name(name),
-            max_workers=_positive_int(
+            name=checked_name(name),
+            max_workers=positive_int(
                 "max_workers", min(32, (os.cpu_count() or 1) + 4) if max_workers is None else max_workers
             ),
-            queues=_checked_queues(queues),
-            lease=_checked_lease(lease),
+            queues=checked_queues(queues),
+            lease=checked_lease(lease),
             poll_interval=seconds(poll_interval, "poll_interval", positive=True),
-            max_payload_bytes=_positive_int("max_payload_bytes", max_payload_bytes),
+            max_payload_bytes=positive_int("max_payload_bytes", max_payload_bytes),
             logger=logger,
         )
-        self._max_children = _positive_int("max_children", max_children)
+        self._max_children = positive_int("max_children", max_children)
         self._database = database
-        self._tables = _checked_tables(table_prefix, schema)
+        self._tables = checked_tables(table_prefix, schema)
         self._clock = clock
         self._serializer = Serializer() if serializer is None else serializer
         self._migrates = migrate
         self._registry = TaskRegistry()
-        for registry in _registries(tasks):
+        for registry in registries(tasks):
             registry.subscribe(self._registry.add)
+        self._intake = Intake(self._registry, self._serializer, max_payload_bytes=self._settings.max_payload_bytes)
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._storage = self._open_storage()
@@ -163,7 +162,7 @@ class DurableExecutor(TaskDecorators):
         made = list(calls)
         with shielded():
             self._refuse_shut_down()
-            rows = self._rows(made)
+            rows = self._intake.rows(made)
             stored = self._prepared_storage().enqueue(rows, patience=_CALLER_PATIENCE) if rows else []
             self._announce()
         return [
@@ -187,64 +186,7 @@ class DurableExecutor(TaskDecorators):
         self._refuse_shut_down()
         with shielded():
             storage = self._prepared_storage()
-        return TransactionalExecutor(self, storage, self._rows, self._commits, transaction)
-
-    def _rows(self, calls: Sequence[TaskCall[Any]]) -> list[NewExecution]:
-        if len(calls) == 1:
-            return [self._row(calls[0])]
-        rows: list[NewExecution] = []
-        for index, call in enumerate(calls):
-            try:
-                rows.append(self._row(call))
-            except InvalidInputError as error:
-                raise InvalidInputError(f"calls[{index}]: {error.message}") from error
-        return rows
-
-    def _row(self, call: TaskCall[Any]) -> NewExecution:
-        if not isinstance(call, TaskCall):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"enqueue_many takes task.bind(...), not {call!r}")
-        task = call.task
-        self._refuse_unregistered(task)
-        text = self._checked_input(task, call.arguments)
-        declared, given = task.declaration, task.overrides
-        return NewExecution(
-            execution_id=new_id(),
-            task_id=task.id,
-            input=text,
-            queue=declared.queue if given.queue is None else given.queue,
-            priority=declared.priority if given.priority is None else given.priority,
-            max_recoveries=declared.max_recoveries,
-            delay=microseconds(declared.delay if given.delay is None else given.delay),
-            run_at=given.run_at,
-            key=given.key,
-            timeout=None if given.timeout is None else microseconds(given.timeout),
-            max_retries=given.max_retries,
-        )
-
-    def _refuse_unregistered(self, task: Task[..., Any]) -> None:
-        registered = self._registry.get(task.id)
-        if registered is None:
-            raise TaskNotRegisteredError(
-                f"task {task.id!r} is not registered with this executor: declare it with @executor.task, or pass its "
-                "registry as tasks="
-            )
-        if registered.function is not task.function:
-            raise TaskNotRegisteredError(f"another task is registered with this executor under the id {task.id!r}")
-
-    def _checked_input(self, task: Task[..., Any], arguments: Mapping[str, Any]) -> str:
-        text = task.schema.dumps(self._serializer, arguments)
-        limit = self._settings.max_payload_bytes
-        if len(text) > limit:
-            raise InvalidInputError(
-                f"invalid input for {task.id}: {len(text)} bytes of JSON, more than max_payload_bytes={limit}"
-            )
-        if task.declaration.validate is not None:
-            args, kwargs = task.schema.call_arguments(dict(arguments))
-            try:
-                task.declaration.validate(*args, **kwargs)
-            except Exception as error:
-                raise InvalidInputError(f"invalid input for {task.id}: {type(error).__name__}: {error}") from error
-        return text
+        return TransactionalExecutor(self, storage, self._intake.rows, self._commits, transaction)
 
     def _announce(self) -> None:
         background = self._background
@@ -256,7 +198,7 @@ class DurableExecutor(TaskDecorators):
 
     def get_handle(self, task: Task[P, R], execution_id: str) -> TaskHandle[R]:
         """A handle from an id, after a restart or in another process. Asks the database nothing yet."""
-        self._refuse_unregistered(task)
+        self._intake.refuse_unregistered(task)
         return TaskHandle(self, task, execution_id, created=False)
 
     def get_execution(self, execution_id: str) -> Execution:
@@ -497,52 +439,3 @@ def _stop_at_exit(executor: DurableExecutor) -> Callable[[], None]:
 
     atexit.register(stop)
     return lambda: atexit.unregister(stop)
-
-
-def _registries(tasks: Any) -> list[TaskRegistry]:
-    given: list[Any] = [] if tasks is None else [tasks] if isinstance(tasks, TaskRegistry) else list(tasks)
-    for registry in given:
-        if not isinstance(registry, TaskRegistry):
-            raise ConfigurationError(f"tasks must be a TaskRegistry or several, not {registry!r}")
-    return given
-
-
-def _checked_name(name: Any) -> str:
-    given = socket.gethostname() if name is None else name
-    if not isinstance(given, str) or not 1 <= len(given) <= 255 or not given.isprintable():
-        raise ConfigurationError(f"name must be 1 to 255 printable characters, not {given!r}")
-    return given
-
-
-def _positive_int(option: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{option} must be a positive int, not {value!r}")
-    return value
-
-
-def _checked_lease(lease: float | timedelta) -> float:
-    checked = seconds(lease, "lease", positive=True)
-    if checked < 1:
-        raise ConfigurationError(
-            f"lease must be at least one second, not {lease!r}: a busy process would be taken for dead"
-        )
-    return checked
-
-
-def _checked_queues(queues: Iterable[str] | None) -> frozenset[str] | None:
-    if queues is None:
-        return None
-    if isinstance(queues, str):
-        raise ConfigurationError(f"queues must be several names, such as [{queues!r}], not one string")
-    checked = frozenset(checked_queue(queue) for queue in queues)
-    if not checked:
-        raise ConfigurationError("queues names none; None serves every queue")
-    return checked
-
-
-def _checked_tables(prefix: Any, schema: Any) -> Tables:
-    if not isinstance(prefix, str) or not prefix.isidentifier() or len(prefix) > 30:
-        raise ConfigurationError(f"table_prefix must be 1 to 30 letters, digits and '_', not {prefix!r}")
-    if schema is not None and not (isinstance(schema, str) and schema):
-        raise ConfigurationError(f"schema must be a name, not {schema!r}")
-    return build_tables(prefix, schema)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 
 from attrs import frozen
+from sqlalchemy.exc import SQLAlchemyError
 
 from durable_sync import DurableExecutor, Execution, ExecutionStatus, TaskHandle, wait
 from durable_sync.demo.ledger import Assignment, Job
@@ -83,19 +84,22 @@ def follow(executor: DurableExecutor, pending: Sequence[Job], bar: Bar, *, done:
         try:
             handle = ended.get(timeout=IDLE)
         except Empty:
-            bar.update(done, _held_elsewhere(executor, left.values()) or name)
+            bar.update(done, _obstacle(executor, left.values()) or name)
             continue
         name = left.pop(handle.execution_id).file.name
         done += 1
         bar.update(done, name)
 
 
-def _held_elsewhere(executor: DurableExecutor, jobs: Iterable[Job]) -> str:
-    """What to say when all that is left belongs to another process, else nothing."""
+def _obstacle(executor: DurableExecutor, jobs: Iterable[Job]) -> str:
+    """What to say when all that is left belongs to another process, or the database is away; else nothing."""
     left = list(jobs)
     if executor.running_execution_ids or len(left) > FEW:
         return ""
-    executions = [job.handle.get_execution() for job in left]
+    try:
+        executions = [job.handle.get_execution() for job in left]
+    except SQLAlchemyError:
+        return "the database does not answer; it goes on when it does"
     held = [execution for execution in executions if execution.status is ExecutionStatus.RUNNING]
     if len(held) < len(executions):
         return ""

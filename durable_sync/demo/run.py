@@ -35,6 +35,7 @@ WHOLE_RUN = 10.0
 """Seconds that the default pause makes of a whole run,"""
 LONGEST_PAUSE = 0.5
 """unless there are few files."""
+SHUTDOWN_TIMEOUT = 10.0
 INTERRUPTED = 130
 
 
@@ -102,7 +103,7 @@ def _executor(options: Options, folder: Folder) -> Generator[DurableExecutor, No
     try:
         yield executor
     finally:
-        executor.shutdown()
+        executor.shutdown(timeout=SHUTDOWN_TIMEOUT)
 
 
 def _register(executor: DurableExecutor, pause: float) -> Task[[str], FileReport]:

@@ -349,7 +349,7 @@ def test_a_task_may_cancel_itself(executor: DurableExecutor) -> None:
 
     handle = executor.enqueue(work)
 
-    with pytest.raises(TaskCancelledError, match="^nothing to do"):
+    with pytest.raises(TaskCancelledError, match=r"^nothing to do"):
         handle.result(timeout=SOON)
     assert handle.cancelled()
     assert runs == [1]

@@ -304,7 +304,7 @@ def test_input_over_the_limit_is_refused(
 
     fits = "x" * (100 - len('{"text":""}'))
     executor.enqueue(keep, fits)
-    with pytest.raises(InvalidInputError, match="101 bytes.*max_payload_bytes=100"):
+    with pytest.raises(InvalidInputError, match=r"101 bytes.*max_payload_bytes=100"):
         executor.enqueue(keep, fits + "x")
 
     assert count_executions() == 1

@@ -203,7 +203,7 @@ def test_not_retryable_is_the_end(executor: DurableExecutor) -> None:
     def call() -> str:
         return flaky()
 
-    with pytest.raises(TaskError, match="^no such customer") as caught:
+    with pytest.raises(TaskError, match=r"^no such customer") as caught:
         executor.enqueue(call).result(timeout=SOON)
 
     assert caught.value.retryable is False

@@ -46,7 +46,7 @@ def test_a_task_that_overruns_is_stopped(executor: DurableExecutor, timeout: flo
 
     handle = executor.enqueue(work)
 
-    with pytest.raises(TaskTimedOutError, match="timeout of 0.05 s"):
+    with pytest.raises(TaskTimedOutError, match=r"timeout of 0\.05 s"):
         handle.result(timeout=SOON)
     ended = handle.get_execution()
     assert ended.status is ExecutionStatus.TIMED_OUT
@@ -156,7 +156,7 @@ def test_a_task_may_time_out_by_itself(executor: DurableExecutor) -> None:
     def work() -> None:
         raise TaskTimedOutError("the bank was too slow")
 
-    with pytest.raises(TaskTimedOutError, match="^the bank was too slow"):
+    with pytest.raises(TaskTimedOutError, match=r"^the bank was too slow"):
         executor.enqueue(work).result(timeout=SOON)
 
 
