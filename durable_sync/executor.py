@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from durable_sync.clock import Clock, seconds
 from durable_sync.engine.background import Background, Settings
+from durable_sync.engine.callbacks import Callbacks
 from durable_sync.engine.interrupt import shielded
 from durable_sync.engine.messenger import Messenger
 from durable_sync.errors import (
@@ -132,6 +133,7 @@ class DurableExecutor(TaskDecorators):
         self._pid = os.getpid()
         self._storage = self._open_storage()
         self._messenger = self._make_messenger()
+        self._callbacks = self._make_callbacks()
         self._background: Background | None = None
         self._prepared = False
         self._restarts_here = False
@@ -230,6 +232,10 @@ class DurableExecutor(TaskDecorators):
             self._prepared_storage()
             self._messenger.watch(execution_ids, callback)
 
+    def call_back(self, execution_id: str, function: Callable[[], object]) -> None:
+        """Calls a user's function because this execution has finished: on a thread where it may block."""
+        self._callbacks.call(execution_id, function)
+
     def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
         """Takes back `watch`."""
         with shielded():
@@ -307,6 +313,7 @@ class DurableExecutor(TaskDecorators):
             background = self._background
         if background is not None:
             background.shutdown(limit)
+        self._callbacks.finish(_EXIT_SECONDS if limit is None else min(limit, _EXIT_SECONDS))
         with self._lock:
             if self._background is background:
                 self._background = None
@@ -388,6 +395,11 @@ class DurableExecutor(TaskDecorators):
     def _make_messenger(self) -> Messenger:
         return Messenger(self._settings.name, self._storage, poll_interval=self._settings.poll_interval)
 
+    def _make_callbacks(self) -> Callbacks:
+        callbacks = Callbacks(self._settings.name)
+        callbacks.log = self._settings.logger or callbacks.log
+        return callbacks
+
     def _prepared_storage(self) -> Storage:
         """The storage, its tables made or checked."""
         if self._prepared and self._pid == os.getpid() and not self._restarts_here:
@@ -415,7 +427,7 @@ class DurableExecutor(TaskDecorators):
         """
         background = self._background
         storages = [self._storage] if background is None else [self._storage, background.lifeline]
-        keep_for_ever([background, self._messenger, *storages])
+        keep_for_ever([background, self._messenger, self._callbacks, *storages])
         keep_for_ever(raw for storage in storages for raw in storage.database.raw_connections())
         self._lock = threading.RLock()
         self._pid = os.getpid()
@@ -423,6 +435,7 @@ class DurableExecutor(TaskDecorators):
         self._restarts_here = background is not None and not self._is_shut_down
         self._storage = self._open_storage()
         self._messenger = self._make_messenger()
+        self._callbacks = self._make_callbacks()
 
 
 def _stop_at_exit(executor: DurableExecutor) -> Callable[[], None]:

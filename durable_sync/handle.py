@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from durable_sync.engine.interrupt import shielded
@@ -31,6 +31,7 @@ class Desk(Protocol):
     def output(self, stored: StoredExecution, task: Task[..., Any]) -> Any: ...
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None: ...
     def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None: ...
+    def call_back(self, execution_id: str, function: Callable[[], object]) -> None: ...
     def finished(self, execution_ids: Collection[str]) -> set[str]: ...
     def cancel(self, execution_id: str) -> bool: ...
     def waiting(self) -> AbstractContextManager[None]: ...
@@ -100,10 +101,13 @@ class TaskHandle(Generic[R_co]):
         return None if stored is None else Progress.from_json(stored)
 
     def add_done_callback(self, function: Callable[[TaskHandle[R_co]], object]) -> None:
-        """Calls `function(handle)` once the execution has finished, on a thread of the library's; errors are logged."""
+        """Calls `function(handle)` once the execution has finished, on a thread of the library's; errors are logged.
 
-        def call(_execution_id: str) -> None:
-            function(self)
+        It may block, which holds up only other callbacks of its executor.
+        """
+
+        def call(execution_id: str) -> None:
+            self.desk.call_back(execution_id, lambda: function(self))
 
         self.desk.watch([self.execution_id], call)
 
@@ -230,10 +234,20 @@ class _Arrivals(Generic[R]):
 
     def next(self, deadline: float | None) -> set[TaskHandle[R]] | None:
         """The handles of one execution that has finished; None once the deadline has passed."""
-        left = 3600.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
         while True:
+            left = 3600.0 if deadline is None else max(deadline - time.monotonic(), 0.0)
             try:
-                return self._by_id.pop(self._finished.get(timeout=left), set())
+                execution_id = self._get(left)
             except queue.Empty:
                 if deadline is not None:
                     return None
+            else:
+                if execution_id in self._by_id:
+                    return self._by_id.pop(execution_id)
+
+    def _get(self, timeout: float) -> str:
+        """The next id; left early, by an exception, if the calling task is stopped."""
+        with shielded(lambda: self._finished.put("")), ExitStack() as lent:
+            for desk in self._desks:
+                lent.enter_context(desk.waiting())
+            return self._finished.get(timeout=timeout)

@@ -449,9 +449,7 @@ def test_annotations_that_cannot_be_hashed() -> None:
     annotation = Annotated[UUID, ["unhashable"]]
     assert round_trip(UUID_1, annotation) == UUID_1
     assert round_trip([Holder(UUID_1)], list[Holder[annotation]]) == [Holder(UUID_1)]
-    assert round_trip({UUID_1: (UUID_1, 1)}, dict[annotation, tuple[annotation, int]]) == {
-        UUID_1: (UUID_1, 1)
-    }
+    assert round_trip({UUID_1: (UUID_1, 1)}, dict[annotation, tuple[annotation, int]]) == {UUID_1: (UUID_1, 1)}
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the `type` statement came with Python 3.12")
@@ -730,9 +728,7 @@ def test_a_union_reads_what_one_class_wrote() -> None:
     assert SERIALIZER.loads(SERIALIZER.dumps(Line("a", 1), Line), Line | Cat) == Line("a", 1)
     assert SERIALIZER.loads(SERIALIZER.dumps(Dog("a", 1), Dog | Cat), Dog) == Dog("a", 1)
     assert "is not a Cat | Dog" in refused(SERIALIZER.loads, '{"name": "a", "age": 1}', Dog | Cat)
-    assert "is not a Cat | Dog" in refused(
-        SERIALIZER.loads, '{"_type": ["Dog"], "name": "a", "age": 1}', Dog | Cat
-    )
+    assert "is not a Cat | Dog" in refused(SERIALIZER.loads, '{"_type": ["Dog"], "name": "a", "age": 1}', Dog | Cat)
     # A Dog has all that a Cat needs: which of the two was meant can't be told.
 
 
@@ -949,13 +945,9 @@ ANIMALS = st.one_of(
 COMPOSITES = st.builds(
     Composite,
     ids=st.dictionaries(st.uuids(), st.lists(st.decimals(allow_nan=False), max_size=3), max_size=3),
-    when=st.one_of(
-        st.none(), st.datetimes(timezones=st.none() | st.timezones()), st.dates(), st.timedeltas()
-    ),
+    when=st.one_of(st.none(), st.datetimes(timezones=st.none() | st.timezones()), st.dates(), st.timedeltas()),
     who=st.dictionaries(st.integers(), ANIMALS, max_size=3),
-    keys=st.dictionaries(
-        st.tuples(st.integers(), st.text()) | st.sampled_from(Color), st.binary(), max_size=3
-    ),
+    keys=st.dictionaries(st.tuples(st.integers(), st.text()) | st.sampled_from(Color), st.binary(), max_size=3),
     pick=st.one_of(st.sampled_from(["a", 1]), st.sampled_from(Level), st.floats(allow_nan=False)),
     rest=JSON_VALUES,
 )
@@ -1017,9 +1009,7 @@ VALUES = st.recursive(
             {"_type": "Line", "_value": 1},
         ]
     ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=2), st.dictionaries(st.just("a"), inner), st.tuples(inner, inner)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.just("a"), inner), st.tuples(inner, inner)),
     max_leaves=4,
 )
 

@@ -101,9 +101,7 @@ def test_schema_of_none() -> None:
     assert InputSchema(nothing).output_annotation is type(None)
 
 
-@pytest.mark.parametrize(
-    "function", [Worker().method, Worker(), partial(place)], ids=["method", "object", "partial"]
-)
+@pytest.mark.parametrize("function", [Worker().method, Worker(), partial(place)], ids=["method", "object", "partial"])
 def test_schema_of_other_callables(function: Callable[..., Any]) -> None:
     """Methods, objects that can be called and partials have their annotations too."""
     assert InputSchema(function).unannotated == ()
@@ -200,9 +198,7 @@ def test_bad_input_names_every_path() -> None:
 def test_bad_variadic_input() -> None:
     """Items of *args and **kwargs are checked one by one."""
     schema = InputSchema(everything)
-    with pytest.raises(
-        InvalidInputError, match=re.escape("rest[0]: 4 is not a date; others['x']: 5 is not a UUID")
-    ):
+    with pytest.raises(InvalidInputError, match=re.escape("rest[0]: 4 is not a date; others['x']: 5 is not a UUID")):
         schema.dumps(SERIALIZER, schema.bind((1, 2, 3, 4), {"d": 4, "x": 5}))
 
 
@@ -219,9 +215,7 @@ def test_stored_input_that_does_not_fit() -> None:
     """Reading names every bad path."""
     with pytest.raises(SerializationError) as caught:
         InputSchema(place).loads(SERIALIZER, '{"words": "5", "order": {"id": 1}}')
-    assert (
-        caught.value.message == "order.id: 1 is not a UUID; order.lines: is missing; words: '5' is not an int"
-    )
+    assert caught.value.message == "order.id: 1 is not a UUID; order.lines: is missing; words: '5' is not an int"
 
 
 def test_absent_default_before_variadic() -> None:

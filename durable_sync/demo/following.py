@@ -99,7 +99,7 @@ def _obstacle(executor: DurableExecutor, jobs: Iterable[Job]) -> str:
     try:
         executions = [job.handle.get_execution() for job in left]
     except SQLAlchemyError:
-        return "the database does not answer; it goes on when it does"
+        return "the database does not answer; work goes on when it does"
     held = [execution for execution in executions if execution.status is ExecutionStatus.RUNNING]
     if len(held) < len(executions):
         return ""

@@ -62,7 +62,7 @@ def run(options: Options) -> int:
 
     From the main thread only: SIGTERM is taken for Ctrl-C.
     """
-    screen = Screen.open()
+    screen = Screen.open(live=not options.verbose)  # a log and a moving bar get in each other's way
     try:
         with _sigterm_interrupts(), _logging(verbose=options.verbose):
             _run(options, screen)

@@ -55,8 +55,8 @@ class Screen:
     live: bool
 
     @classmethod
-    def open(cls) -> Screen:
-        """Standard output as it is: a terminal, a dumb one, a pipe or a file."""
+    def open(cls, *, live: bool = True) -> Screen:
+        """Standard output as it is: a terminal, a dumb one, a pipe or a file. Not `live`: no moving bar."""
         with suppress(AttributeError):  # a title may hold what an ASCII terminal can't show
             cast(Any, sys.stdout).reconfigure(errors="replace")
         terminal = sys.stdout.isatty()
@@ -67,7 +67,7 @@ class Screen:
             emoji=False,
             highlight=False,
         )
-        return cls(console, live=terminal and not console.is_dumb_terminal)
+        return cls(console, live=live and terminal and not console.is_dumb_terminal)
 
     def say(self, text: str, *, style: str | None = None) -> None:
         """Print lines."""

@@ -150,9 +150,7 @@ def test_enqueue_many_refuses_what_is_no_call(new_executor: NewExecutor) -> None
         executor.enqueue_many([nothing])
 
 
-def test_one_bad_call_and_none_is_written(
-    new_executor: NewExecutor, count_executions: Callable[[], int]
-) -> None:
+def test_one_bad_call_and_none_is_written(new_executor: NewExecutor, count_executions: Callable[[], int]) -> None:
     """`enqueue_many` is all or none: a call that doesn't fit is named, and nothing was written."""
     executor = new_executor()
     executor.migrate()
@@ -186,9 +184,7 @@ def test_map_yields_in_order(executor: DurableExecutor, gate: Gate) -> None:
 
 
 @one_database
-def test_map_enqueues_before_it_is_iterated(
-    new_executor: NewExecutor, count_executions: Callable[[], int]
-) -> None:
+def test_map_enqueues_before_it_is_iterated(new_executor: NewExecutor, count_executions: Callable[[], int]) -> None:
     """`map` enqueues all at once, as `concurrent.futures` does, whether its outputs are asked for or not."""
     executor = new_executor()
 
@@ -292,9 +288,7 @@ def test_validate_sees_only_input_that_fits(new_executor: NewExecutor) -> None:
 
 
 @one_database
-def test_input_over_the_limit_is_refused(
-    new_executor: NewExecutor, count_executions: Callable[[], int]
-) -> None:
+def test_input_over_the_limit_is_refused(new_executor: NewExecutor, count_executions: Callable[[], int]) -> None:
     """Input of `max_payload_bytes` is stored; one byte more raises `InvalidInputError` naming the limit."""
     executor = new_executor(max_payload_bytes=100)
     executor.migrate()

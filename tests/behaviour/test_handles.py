@@ -274,7 +274,7 @@ def test_an_execution_tells_its_story(executor: DurableExecutor, gate: Gate) -> 
     assert ended.lease_expires_at is None
     assert ended.finished_at is not None
     assert before < ended.created_at <= ended.ready_at <= running.started_at <= ended.finished_at
-    assert ended.updated_at == ended.finished_at
+    assert ended.finished_at <= ended.updated_at < ended.finished_at + timedelta(seconds=0.1)
     assert ended.created_at.tzinfo is UTC
     assert (ended.root, ended.parent, ended.children) == (None, None, ())
 
@@ -499,7 +499,6 @@ def test_progress_is_seen_while_the_task_runs(new_executor: NewExecutor, gate: G
 @one_database
 def test_track_reports_each_item(executor: DurableExecutor) -> None:
     """`ctx.track` passes the items on, and reports how many of how many are done."""
-    seen: list[Progress | None] = []
 
     @executor.task
     def copy(ctx: TaskContext, names: list[str]) -> list[str]:
@@ -509,7 +508,6 @@ def test_track_reports_each_item(executor: DurableExecutor) -> None:
 
     assert handle.result(timeout=SOON) == ["A", "B", "C"]
     assert handle.progress() == Progress(3, 3, "copying")
-    assert seen == []
 
 
 @one_database

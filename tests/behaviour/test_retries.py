@@ -93,9 +93,7 @@ def test_a_later_success_clears_the_error(executor: DurableExecutor) -> None:
 
 
 @one_database
-def test_a_number_is_so_many_retries_with_growing_delays(
-    new_executor: NewExecutor, clock: ManualClock
-) -> None:
+def test_a_number_is_so_many_retries_with_growing_delays(new_executor: NewExecutor, clock: ManualClock) -> None:
     """`retry=3` is four attempts, with jittered delays that double from half a second."""
     executor = new_executor(clock=clock, poll_interval=0.01)
     executor.start()

@@ -82,6 +82,7 @@ def test_several_poison_tasks_take_no_innocent_with_them(sqlite_url: str, tmp_pa
         finished = [handle.wait(timeout=60) for handle in handles]
     assert Counter(execution.status for execution in ended) == {ExecutionStatus.FAILED: 3}
     assert Counter(execution.status for execution in finished) == {ExecutionStatus.COMPLETED: 90}
-    # It is in the queue of a process that another one kills, or kills its own: never more than this.
-    assert [deaths(tmp_path, execution) for execution in ended] <= [4, 2, 2]
+    # Fewer if it waited in a process that another one killed: that counts as a recovery too.
+    for execution, bound in zip(ended, [4, 2, 2], strict=True):
+        assert deaths(tmp_path, execution) <= bound
     executor.shutdown()

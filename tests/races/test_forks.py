@@ -1,0 +1,68 @@
+"""Interleaving 10: a process that forks after the executor was started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+PROGRAM = """
+import os, sys
+mode, ending, url = sys.argv[1:]
+if mode == "without hooks":
+    # As a server does that forks without running them.
+    os.register_at_fork = lambda **hooks: None
+
+from durable_sync import DurableExecutor
+
+executor = DurableExecutor(url, name="forking", max_workers=2, poll_interval=0.2, lease=2)
+
+@executor.task
+def add(a: int, b: int) -> list[int]:
+    return [a + b, os.getpid()]
+
+executor.start()
+assert executor.enqueue(add, 1, 2).result(10) == [3, os.getpid()]
+before = [id(raw) for raw in executor._storage.database.raw_connections()]
+assert before
+
+pid = os.fork()
+if pid == 0:
+    handles = [executor.enqueue(add, n, n) for n in range(20)]
+    assert [handle.result(20)[0] for handle in handles] == [n + n for n in range(20)]
+    if ending == "exit":
+        sys.exit(0)
+    os._exit(0)
+handles = [executor.enqueue(add, n, 1) for n in range(20)]
+assert [handle.result(20)[0] for handle in handles] == [n + 1 for n in range(20)]
+_, status = os.waitpid(pid, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+# The child has gone, and has taken no connection of ours with it.
+after = [id(raw) for raw in executor._storage.database.raw_connections()]
+assert set(before) <= set(after), "the parent lost a connection"
+handles = [executor.enqueue(add, n, 2) for n in range(20)]
+assert [handle.result(20) for handle in handles] == [[n + 2, os.getpid()] for n in range(20)]
+executor.shutdown()
+print("the parent is well")
+"""
+
+
+@pytest.mark.parametrize("mode", ["with hooks", "without hooks"])
+@pytest.mark.parametrize("ending", ["exit", "_exit"])
+def test_10_a_fork_after_start_works_in_parent_and_child(database_url: str, mode: str, ending: str) -> None:
+    """Both go on working on connections of their own, however the child notices, and however it ends."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, mode, ending, database_url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the parent is well" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "lost" not in done.stderr
