@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from sphinx.ext.napoleon import Config, GoogleDocstring
+
 from durable_sync._version import __version__
 
 project = "durable_sync"
@@ -45,5 +47,12 @@ def fences_to_blocks(*arguments):  # type: ignore[no-untyped-def]
     lines[:] = converted
 
 
+def sections_to_fields(app, what, name, obj, options, lines):  # type: ignore[no-untyped-def]
+    """Let classes have sections (`Args:`). Not attributes: napoleon takes what is before a colon for a type."""
+    if what == "class":
+        lines[:] = GoogleDocstring("\n".join(lines), Config(), app, what, name, obj, options).lines()
+
+
 def setup(app):  # type: ignore[no-untyped-def]
+    app.connect("autodoc-process-docstring", sections_to_fields)
     app.connect("autodoc-process-docstring", fences_to_blocks)

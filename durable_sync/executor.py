@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from types import FrameType
@@ -36,7 +36,7 @@ from durable_sync.ids import new_id
 from durable_sync.intake import Intake
 from durable_sync.options import checked_lease, checked_name, checked_queues, checked_tables, positive_int, registries
 from durable_sync.serialization import Serializer
-from durable_sync.storage.records import StoredExecution
+from durable_sync.storage.records import NewExecution, StoredExecution
 from durable_sync.storage.storage import Storage
 from durable_sync.task import Task, TaskCall, TaskDecorators, TaskRegistry
 from durable_sync.using import Commits, TransactionalExecutor
@@ -163,8 +163,7 @@ class DurableExecutor(TaskDecorators):
         """Stores many `task.bind(...)` in one transaction, all or none; their handles, in order."""
         made = list(calls)
         with shielded():
-            self._refuse_shut_down()
-            rows = self._intake.rows(made)
+            rows = self._rows(made)
             stored = self._prepared_storage().enqueue(rows, patience=_CALLER_PATIENCE) if rows else []
             self._announce()
         return [
@@ -188,7 +187,11 @@ class DurableExecutor(TaskDecorators):
         self._refuse_shut_down()
         with shielded():
             storage = self._prepared_storage()
-        return TransactionalExecutor(self, storage, self._intake.rows, self._commits, transaction)
+        return TransactionalExecutor(self, storage, self._rows, self._commits, transaction)
+
+    def _rows(self, calls: Sequence[TaskCall[Any]]) -> list[NewExecution]:
+        self._refuse_shut_down()
+        return self._intake.rows(calls)
 
     def _announce(self) -> None:
         background = self._background
@@ -230,7 +233,8 @@ class DurableExecutor(TaskDecorators):
         """Has `callback` called with the id of each of these once it has finished."""
         with shielded():
             self._prepared_storage()
-            self._messenger.watch(execution_ids, callback)
+            with self._lock:
+                self._messenger.watch(execution_ids, callback)
 
     def call_back(self, execution_id: str, function: Callable[[], object]) -> None:
         """Calls a user's function because this execution has finished: on a thread where it may block."""
@@ -238,8 +242,10 @@ class DurableExecutor(TaskDecorators):
 
     def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
         """Takes back `watch`."""
-        with shielded():
+        with shielded(), self._lock:
             self._messenger.unwatch(execution_ids, callback)
+            if self._is_shut_down and self._background is None and self._messenger.idle:
+                self._renew_messenger(0.0)
 
     def finished(self, execution_ids: Collection[str]) -> set[str]:
         """Those of these that have finished or don't exist."""
@@ -318,9 +324,8 @@ class DurableExecutor(TaskDecorators):
             if self._background is background:
                 self._background = None
                 self._cancel_exit()
-                self._messenger.stop(_EXIT_SECONDS)
                 # Handles can still be waited on, by threads that end when nobody does.
-                self._messenger = self._make_messenger()
+                self._renew_messenger(_EXIT_SECONDS)
                 self._storage.database.dispose()
 
     def __enter__(self) -> Self:
@@ -390,10 +395,22 @@ class DurableExecutor(TaskDecorators):
     # --- processes ------------------------------------------------------------------------------
 
     def _open_storage(self) -> Storage:
-        return Storage.open(self._database, self._tables, self._clock, busy_seconds=min(5.0, self._settings.lease / 2))
+        return Storage.open(
+            self._database,
+            self._tables,
+            self._clock,
+            busy_seconds=min(5.0, self._settings.lease / 2),
+            max_payload_bytes=self._settings.max_payload_bytes,
+        )
 
     def _make_messenger(self) -> Messenger:
         return Messenger(self._settings.name, self._storage, poll_interval=self._settings.poll_interval)
+
+    def _renew_messenger(self, timeout: float) -> None:
+        """Ends the messenger's threads; another goes on, with threads once somebody waits."""
+        ended, self._messenger = self._messenger, self._make_messenger()
+        ended.stop(timeout)
+        ended.hand_over(self._messenger)
 
     def _make_callbacks(self) -> Callbacks:
         callbacks = Callbacks(self._settings.name)

@@ -103,12 +103,14 @@ class TaskHandle(Generic[R_co]):
     def add_done_callback(self, function: Callable[[TaskHandle[R_co]], object]) -> None:
         """Calls `function(handle)` once the execution has finished, on a thread of the library's; errors are logged.
 
-        It may block, which holds up only other callbacks of its executor.
+        It may block, which holds up only other callbacks of its executor. ExecutionNotFoundError if there is no such
+        execution, or the transaction that enqueued it has not committed.
         """
 
         def call(execution_id: str) -> None:
             self.desk.call_back(execution_id, lambda: function(self))
 
+        self.desk.load(self.execution_id)
         self.desk.watch([self.execution_id], call)
 
     def _await(self, timeout: float | None) -> StoredExecution:

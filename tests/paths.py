@@ -6,9 +6,9 @@ Without a mark: on each database by its best path.
 import pytest
 
 DATABASES = ["sqlite", "postgresql", "mariadb"]
-PORTABLE = [f"{name}-portable" for name in DATABASES]
+EVERY_PATH = DATABASES + [f"{name}-portable" for name in DATABASES]
 
-every_path = pytest.mark.parametrize("database", DATABASES + PORTABLE, indirect=True)
+every_path = pytest.mark.parametrize("database", EVERY_PATH, indirect=True)
 """Also as a database of which nothing is known: what any SQLAlchemy dialect gets."""
 
 one_database = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

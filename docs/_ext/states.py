@@ -83,6 +83,12 @@ STYLE = """
   #head path { fill: #7b8794; }
 """
 
+ARROWHEAD = """<defs>
+  <marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" orient="auto">
+    <path d="M 0 0 L 10 5 L 0 10 z"/>
+  </marker>
+</defs>"""
+
 
 class Edge(NamedTuple):
     """All moves from one status to another: one arrow."""
@@ -111,8 +117,7 @@ def svg() -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="title">',
         '<title id="title">The statuses of an execution and the moves between them</title>',
         f"<style>{STYLE}</style>",
-        '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8" '
-        'orient="auto-start-reverse"><path d="M 0 0 L 10 5 L 0 10 z"/></marker></defs>',
+        ARROWHEAD,
         f'<rect class="paper" x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="10"/>',
         *_entry(),
     ]
@@ -208,7 +213,14 @@ def moves_table() -> str:
         if move.sources - drawn:
             sources += " (any active status)"
         rows.append(
-            (f"`{move.name}`", sources, f"`{move.target}`", "yes" if move.fenced else "no", _meaning(move), WHO[move.name])
+            (
+                f"`{move.name}`",
+                sources,
+                f"`{move.target}`",
+                "yes" if move.fenced else "no",
+                _meaning(move),
+                WHO[move.name],
+            )
         )
     return _table(("move", "from", "to", "fenced", "when", "who does it"), rows)
 

@@ -46,12 +46,14 @@ class Heartbeat(Loop):
         self._warned = False
 
     def step(self) -> float:
-        """Renews when due; compares while anything runs."""
+        """Renews when due; compares then, and more often while anything runs."""
         if self._lease.remaining <= 0:
             self._signal_lapsed()
-        if time.monotonic() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0:
+        renews = time.monotonic() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0
+        if renews:
             self._renew()
-        if len(self._attempts) or self._strangers:
+        # Also while nothing runs: what never arrived may be all that there is.
+        if renews or len(self._attempts) or self._strangers:
             self._compare()
             save_progress(self._storage, self._attempts.running())
         due = self._renewed_at + self._lease.renewal_interval - time.monotonic()
@@ -107,12 +109,13 @@ class Heartbeat(Loop):
         for identity, attempt in before.items():
             if identity not in owned and attempt.is_running and self._stop_attempt(attempt, StopReason.REVOKED):
                 self.log.info("renew: %s: no longer ours, so it is stopped", attempt)
-        known = {attempt.identity for attempt in self._attempts.all()}
-        self._release_strangers(owned - known, asked_at)
-
-    def _release_strangers(self, unknown: set[tuple[str, int]], asked_at: float) -> None:
-        """Releases what the database says is ours and memory doesn't know: a claim whose answer was lost."""
+        # Asked before the look into memory: a claim that ends between the two has arrived there.
         claiming_since = self._claiming_since()
+        known = {attempt.identity for attempt in self._attempts.all()}
+        self._release_strangers(owned - known, asked_at, claiming_since)
+
+    def _release_strangers(self, unknown: set[tuple[str, int]], asked_at: float, claiming_since: float | None) -> None:
+        """Releases what the database says is ours and memory doesn't know: a claim whose answer was lost."""
         first_seen = {identity: self._strangers.get(identity, asked_at) for identity in unknown}
         # A claim that was under way when a row was first seen may be about to hold it.
         settled = {

@@ -47,7 +47,8 @@ class Interrupter(Loop):
         attempt.cancel_signal.set()
         self._call_hooks(attempt)
         now = time.monotonic()
-        if attempt.task.takes_context:
+        # At a shutdown it has seen a signal for as long as was waited for it, and this loop is about to end.
+        if attempt.task.takes_context and reason is not StopReason.SHUTDOWN:
             self._at(now + COOPERATION_SECONDS, self._raise_in, attempt)
         else:
             self._raise_in(attempt)

@@ -12,7 +12,7 @@ from durable_sync.storage.leases import Incarnation
 
 __all__ = ["Lease"]
 
-RENEWALS_A_LEASE = 4
+RENEWALS_A_LEASE = 3
 """A renewal is due after this fraction of a lease, so that a few may fail."""
 _SAFETY = 0.1
 """Work stops being started this fraction of the lease before its end."""
@@ -69,6 +69,11 @@ class Lease:
             if late or now - asked_at > self.renewal_interval:
                 self._disturbed_at = now
             self._valid_until = asked_at + self.duration
+
+    def held_up(self) -> None:
+        """Something had to wait for the database here, so perhaps renewals elsewhere have, too."""
+        with self._lock:
+            self._disturbed_at = time.monotonic()
 
     def may_reap(self) -> bool:
         """False for a while after renewals were held up here: others were perhaps held up too, and aren't dead."""

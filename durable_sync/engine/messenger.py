@@ -74,6 +74,17 @@ class Messenger:
             self._notifier.cancelled(execution_id)
         self.finished([execution_id])
 
+    @property
+    def idle(self) -> bool:
+        """True if nobody waits."""
+        return self._watcher.idle
+
+    def hand_over(self, heir: Messenger) -> None:
+        """Has another go on with what callers wait for."""
+        for execution_id, callbacks in self._watcher.release().items():
+            for callback in callbacks:
+                heir.watch([execution_id], callback)
+
     def stop(self, timeout: float) -> None:
         """Ends the threads."""
         for loop in self.loops:

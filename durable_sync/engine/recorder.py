@@ -76,8 +76,8 @@ class Recorder(Loop):
         if not self._batch:
             return float("inf")
         self._save_last_progress(self._batch)
-        self._write(self._batch)
-        self._batch, self._uncertain = [], False
+        self._write(list(self._batch))
+        self._uncertain = False
         return 0.0
 
     def _gather(self) -> list[_Outcome]:
@@ -120,6 +120,8 @@ class Recorder(Loop):
         self._settle([_Outcome(offender.attempt, refused)], won)
 
     def _settle(self, batch: Sequence[_Outcome], won: set[str]) -> None:
+        # Batches are settled from their beginning on; what is left is what a later failure tries again.
+        del self._batch[: len(batch)]
         held: list[tuple[Attempt, Transition]] = []
         for outcome in batch:
             self._attempts.drop(outcome.attempt)

@@ -48,6 +48,17 @@ class Watcher(Loop):
                 if not callbacks:
                     self._watched.pop(execution_id, None)
 
+    def release(self) -> dict[str, list[Callable[[str], None]]]:
+        """Forgets all that is watched, and returns it."""
+        with self._watched_lock:
+            watched, self._watched = self._watched, {}
+            return watched
+
+    @property
+    def idle(self) -> bool:
+        """True if nobody waits."""
+        return not self._watched
+
     def finished(self, execution_ids: Iterable[str]) -> None:
         """Tells that these have finished: seen in this process, or heard from another."""
         for execution_id in execution_ids:

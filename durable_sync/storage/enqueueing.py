@@ -31,7 +31,7 @@ from durable_sync.errors import DurableError
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.dialects import MAX_PACKET
 from durable_sync.storage.records import NewExecution
-from durable_sync.storage.statements import Sql
+from durable_sync.storage.statements import BULKY, Sql
 from durable_sync.transitions import ORDINARY_LANE
 
 __all__ = ["Enqueued", "enqueue"]
@@ -99,7 +99,7 @@ def _values(row: NewExecution, present: Any) -> dict[str, Any]:
 
 
 def _insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
-    if sql.dialect.arrays:
+    if sql.dialect.arrays and all(len(row.input) <= BULKY for row in rows):
         for batch in _batches(rows):
             connection.execute(_insert_arrays(sql, batch))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -40,8 +40,10 @@ from durable_sync.transitions import (
     Value,
 )
 
-__all__ = ["Fenced", "Sql", "apply_fenced", "apply_to", "update_for"]
+__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "update_for"]
 
+BULKY = 64 * 1024
+"""Characters of a text that is sent by itself."""
 _MAX_ROWS = 500
 """Rows in one statement: bounds its text and its locks."""
 
@@ -103,36 +105,52 @@ def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) ->
     for change in changes:
         groups.setdefault(change.transition.shape(), []).append(change)
     won: set[str] = set()
-    for group in groups.values():
+    for group in _bulky_apart(sql, groups.values()):
         for start in range(0, len(group), _MAX_ROWS):
             won |= _apply_group(sql, connection, group[start : start + _MAX_ROWS])
     return won
 
 
+def _bulky_apart(sql: Sql, groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
+    """Where rows travel as arrays, whose quoting is slow, puts rows with a long text in groups of one."""
+    for group in groups:
+        bulky = [change for change in group if sql.dialect.arrays and _is_bulky(change.transition)]
+        yield from ([change] for change in bulky)
+        if len(bulky) < len(group):
+            yield [change for change in group if change not in bulky] if bulky else group
+
+
+def _is_bulky(transition: Transition) -> bool:
+    return any(isinstance(value, str) and len(value) > BULKY for value in transition.values.values())
+
+
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[str]:
-    if sql.dialect.arrays:
+    if sql.dialect.arrays and not _is_bulky(group[0].transition):
         return _apply_arrays(sql, connection, group)
-    ids = {change.execution_id for change in group}
     if sql.dialect.single_writer:
-        # Nobody can write between the two statements, so a full count is an answer.
-        if _apply_each(sql, connection, group) == len(group):
-            return ids
-        return _held(sql, connection, group, status=group[0].transition.target)
-    held = _held(sql, connection, group, status=None)
+        # Nobody can write between two statements, so a full count is an answer.
+        with connection.begin_nested() as savepoint:
+            if _apply_each(sql, connection, group) == len(group):
+                return {change.execution_id for change in group}
+            savepoint.rollback()
+    held = _held(sql, connection, group)
     _apply_each(sql, connection, [change for change in group if change.execution_id in held])
     return held
 
 
-def _held(sql: Sql, connection: Connection, group: Sequence[Fenced], *, status: ExecutionStatus | None) -> set[str]:
-    """Which of the group still carry their token, in `status` or (locking them) in a source status."""
+def _held(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[str]:
+    """Which of the group still carry their token, in a source status; locks them."""
     t = sql.executions
     tokens = {change.execution_id: change.claim_token for change in group}
-    query = select(t.c.id, t.c.claim_token).where(sql.dialect.is_in(t.c.id, sorted(tokens)))
-    if status is None:
-        query = query.where(sql.dialect.is_in(t.c.status, sorted(group[0].transition.sources)))
-        query = query.order_by(t.c.id).with_for_update()
-    else:
-        query = query.where(t.c.status == status)
+    query = (
+        select(t.c.id, t.c.claim_token)
+        .where(
+            sql.dialect.is_in(t.c.id, sorted(tokens)),
+            sql.dialect.is_in(t.c.status, sorted(group[0].transition.sources)),
+        )
+        .order_by(t.c.id)
+        .with_for_update()
+    )
     return {row.id for row in connection.execute(query) if row.claim_token == tokens[row.id]}
 
 

@@ -6,7 +6,7 @@ its error is raised; loops pass none, and back off by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -17,7 +17,7 @@ from durable_sync.storage import claiming, enqueueing, leases, migrations, readi
 from durable_sync.storage.claiming import Glimpse
 from durable_sync.storage.clocks import adopt_offset, agree_offset
 from durable_sync.storage.database import Database, Transaction
-from durable_sync.storage.dialects import Fault
+from durable_sync.storage.dialects import MAX_PACKET, Fault
 from durable_sync.storage.enqueueing import Enqueued
 from durable_sync.storage.leases import Incarnation, Reaped, Survey
 from durable_sync.storage.recording import ProgressMade
@@ -34,20 +34,30 @@ _MIGRATION_TRIES = 5
 class Storage:
     """The executions in one database."""
 
-    def __init__(self, database: Database, tables: Tables, clock: Clock | None) -> None:
+    def __init__(self, database: Database, tables: Tables, clock: Clock | None, *, max_payload_bytes: int) -> None:
         self.database = database
+        self._max_payload_bytes = max_payload_bytes
         if clock is None and not database.dialect.server_clock:
             clock = SteadyClock()
         self.sql = Sql(tables, database.dialect, clock)
 
     @classmethod
-    def open(cls, source: str | URL | Engine, tables: Tables, clock: Clock | None, *, busy_seconds: float) -> Storage:
+    def open(
+        cls,
+        source: str | URL | Engine,
+        tables: Tables,
+        clock: Clock | None,
+        *,
+        busy_seconds: float,
+        max_payload_bytes: int,
+    ) -> Storage:
         """Prepares, without connecting; ConfigurationError for a URL that can't serve."""
-        return cls(Database(source, busy_seconds=busy_seconds), tables, clock)
+        return cls(Database(source, busy_seconds=busy_seconds), tables, clock, max_payload_bytes=max_payload_bytes)
 
     def sibling(self) -> Storage:
         """The same through a connection of its own, which nobody else can keep busy."""
-        return Storage(self.database.sibling(pool_size=1), self.sql.tables, self.sql.clock)
+        sibling = self.database.sibling(pool_size=1)
+        return Storage(sibling, self.sql.tables, self.sql.clock, max_payload_bytes=self._max_payload_bytes)
 
     # --- the tables ---------------------------------------------------------------------------
 
@@ -63,7 +73,7 @@ class Storage:
                 # Where nothing keeps two processes from making the same table, one of them meets an error.
                 if tries_left == 0 or self.database.dialect.fault(error) is Fault.OUTAGE:
                     raise self._unusable(error) from error
-        self._adopt_clock()
+        self._look_around()
 
     def check_version(self, *, patience: float = 0.0) -> None:
         """Raises DatabaseVersionError unless the tables are those that this library uses."""
@@ -71,7 +81,21 @@ class Storage:
             self.database.read("migrate", lambda c: migrations.check_version(self.sql, c), patience=patience)
         except DBAPIError as error:
             raise self._unusable(error) from error
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """What is worth knowing of a database whose tables are in order."""
         self._adopt_clock()
+        self.database.read("migrate", self._refuse_small_packets)
+
+    def _refuse_small_packets(self, connection: Connection) -> None:
+        limit = self.database.dialect.largest_packet(connection)
+        needed = max(self._max_payload_bytes * 4 // 3, 2 * MAX_PACKET) + 65_536
+        if limit is not None and limit < needed:
+            raise ConfigurationError(
+                f"the server's max_allowed_packet is {limit} bytes; max_payload_bytes={self._max_payload_bytes} needs "
+                f"{needed}: raise the one or lower the other (never under {2 * MAX_PACKET + 65_536})"
+            )
 
     def _adopt_clock(self) -> None:
         clock = self.sql.clock
@@ -98,6 +122,7 @@ class Storage:
 
     def enqueue_within(self, connection: Connection, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts the rows in a transaction of the caller's."""
+        self.database.dialect.adopt(connection.connection.dbapi_connection)
         return enqueueing.enqueue(self.sql, connection, rows, uncertain=False)
 
     def cancel(self, execution_id: str, error: str, *, patience: float) -> bool:
@@ -186,9 +211,14 @@ class Storage:
         """Whether a sweep has anything to do, without taking a lock."""
         return self.database.read("reap", lambda c: leases.survey(self.sql, c))
 
-    def reap(self, *, gave_up: str) -> Reaped:
-        """Marks lapsed incarnations dead and recovers a batch of what dead ones held."""
-        dead = self.database.transact("reap", lambda tx: leases.mark_dead(self.sql, tx.connection))
+    def reap(self, *, gave_up: str, may_mark: Callable[[], bool] = lambda: True) -> Reaped:
+        """Marks lapsed incarnations dead and recovers a batch of what dead ones held.
+
+        `may_mark` is asked inside the transaction, when nobody else can write any more where writers take turns.
+        """
+        dead = self.database.transact(
+            "reap", lambda tx: leases.mark_dead(self.sql, tx.connection) if may_mark() else []
+        )
         return self.database.transact("reap", lambda tx: leases.reap(self.sql, tx.connection, dead, gave_up=gave_up))
 
     def bury(self) -> int:

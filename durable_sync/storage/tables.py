@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from attrs import frozen
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, String, Table, Text, text
-from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
+from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table, text
 from sqlalchemy.schema import SchemaItem
+
+from durable_sync.storage.dialects import name_type, partial_index, payload_type
 
 __all__ = ["MAX_KEY", "MAX_NAME", "Tables", "build_tables", "metadata"]
 
@@ -13,20 +14,6 @@ MAX_NAME = 200
 """Characters in a task id or a queue: four bytes each, two of them and more must fit an index of 3,072 bytes."""
 MAX_KEY = 255
 """Characters in a key."""
-
-
-def _name(length: int) -> String:
-    # A server's default may be latin1 and fold case: ids and keys are compared byte by byte.
-    return (
-        String(length)
-        .with_variant(String(length, collation="C"), "postgresql")
-        .with_variant(VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
-    )
-
-
-def _payload() -> Text:
-    # MySQL's TEXT ends at 64 KiB.
-    return Text().with_variant(LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
 def _counter(name: str) -> Column[int]:
@@ -56,15 +43,15 @@ def build_tables(prefix: str = "durable_", schema: str | None = None) -> Tables:
     clocks = Table(
         f"{prefix}clocks",
         made,
-        Column("boot_id", _name(64), primary_key=True),
+        Column("boot_id", name_type(64), primary_key=True),
         Column("clock_offset", BigInteger, nullable=False),
     )
     executors = Table(
         f"{prefix}executors",
         made,
-        Column("id", _name(36), primary_key=True),
-        Column("name", _name(255), nullable=False),
-        Column("hostname", _name(255), nullable=False),
+        Column("id", name_type(36), primary_key=True),
+        Column("name", name_type(255), nullable=False),
+        Column("hostname", name_type(255), nullable=False),
         Column("pid", BigInteger, nullable=False),
         Column("started_at", BigInteger, nullable=False),
         Column("lease_expires_at", BigInteger, nullable=False),
@@ -77,23 +64,23 @@ def build_tables(prefix: str = "durable_", schema: str | None = None) -> Tables:
 
 def _execution_columns() -> list[SchemaItem]:
     return [
-        Column("id", _name(36), primary_key=True),
-        Column("task_id", _name(MAX_NAME), nullable=False),
-        Column("root_id", _name(36)),
-        Column("parent_id", _name(36)),
+        Column("id", name_type(36), primary_key=True),
+        Column("task_id", name_type(MAX_NAME), nullable=False),
+        Column("root_id", name_type(36)),
+        Column("parent_id", name_type(36)),
         Column("child_index", Integer),
         _counter("unfinished_children"),
-        Column("status", _name(24), nullable=False),
-        Column("queue", _name(MAX_NAME), nullable=False),
+        Column("status", name_type(24), nullable=False),
+        Column("queue", name_type(MAX_NAME), nullable=False),
         Column("priority", Integer, nullable=False),
         # Null unless the row may be claimed now; otherwise how: see transitions.lane_of.
         Column("lane", SmallInteger),
         # When something is to happen to the row by itself; null if nothing is.
         Column("timer_at", BigInteger),
-        Column("key", _name(MAX_KEY)),
+        Column("key", name_type(MAX_KEY)),
         # The key while the execution is active; null once it has finished, which frees the key.
-        Column("active_key", _name(MAX_KEY)),
-        Column("executor_id", _name(36)),
+        Column("active_key", name_type(MAX_KEY)),
+        Column("executor_id", name_type(36)),
         Column("claim_token", BigInteger, nullable=False, server_default=text("0")),
         _counter("starts"),
         _counter("failures"),
@@ -110,28 +97,24 @@ def _execution_columns() -> list[SchemaItem]:
         Column("started_at", BigInteger),
         Column("finished_at", BigInteger),
         Column("updated_at", BigInteger, nullable=False),
-        Column("progress", _payload()),
-        Column("input", _payload(), nullable=False),
-        Column("run_output", _payload()),
-        Column("output", _payload()),
-        Column("error", _payload()),
+        Column("progress", payload_type()),
+        Column("input", payload_type(), nullable=False),
+        Column("run_output", payload_type()),
+        Column("output", payload_type()),
+        Column("error", payload_type()),
     ]
 
 
 def _add_indexes(executions: Table) -> None:
     c = executions.c
-    partial: dict[str, tuple[Column[object], ...]] = {
-        "claim": (c.lane, c.task_id, c.queue, c.priority.desc(), c.ready_at),  # type: ignore[dict-item]
-        "timer": (c.timer_at,),
-        "parent": (c.parent_id, c.child_index),
-    }
-    for name, columns in partial.items():
-        condition = text(f"{c.lane.name if name == 'claim' else columns[0].name} IS NOT NULL")
-        Index(f"ix_{executions.name}_{name}", *columns, postgresql_where=condition, sqlite_where=condition)
-    active = text("finished_at IS NULL")
-    Index(f"ix_{executions.name}_active", c.status, c.task_id, postgresql_where=active, sqlite_where=active)
-    keyed = text("active_key IS NOT NULL")
-    Index(f"ix_{executions.name}_key", c.task_id, c.active_key, unique=True, postgresql_where=keyed, sqlite_where=keyed)
+    prefix = f"ix_{executions.name}"
+    partial_index(
+        f"{prefix}_claim", c.lane, c.task_id, c.queue, c.priority.desc(), c.ready_at, where="lane IS NOT NULL"
+    )
+    partial_index(f"{prefix}_timer", c.timer_at, where="timer_at IS NOT NULL")
+    partial_index(f"{prefix}_parent", c.parent_id, c.child_index, where="parent_id IS NOT NULL")
+    partial_index(f"{prefix}_active", c.status, c.task_id, where="finished_at IS NULL")
+    partial_index(f"{prefix}_key", c.task_id, c.active_key, where="active_key IS NOT NULL", unique=True)
 
 
 metadata = build_tables().metadata

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -203,6 +204,7 @@ def test_what_does_not_exist(executor: DurableExecutor) -> None:
         handle.cancelled,
         handle.cancel,
         handle.progress,
+        partial(handle.add_done_callback, print),
     ):
         with pytest.raises(ExecutionNotFoundError, match=UNKNOWN):
             ask()

@@ -381,6 +381,25 @@ def test_its_threads_end(new_executor: NewExecutor) -> None:
     wait_until(lambda: set(threading.enumerate()) <= before, message=lambda: str(threading.enumerate()))
 
 
+def test_a_wait_after_the_shutdown_leaves_no_thread(new_executor: NewExecutor) -> None:
+    """The threads that a wait after the shutdown needs end with it."""
+    registry = TaskRegistry()
+
+    @registry.task
+    def work() -> str:
+        return "done"
+
+    client, worker = new_executor(tasks=registry), new_executor(tasks=registry)
+    client.shutdown()
+    handle = worker.enqueue(work)
+    worker.start()
+    handle.wait(timeout=SOON)
+    before = set(threading.enumerate())
+
+    assert client.get_handle(work, handle.execution_id).result(timeout=SOON) == "done"
+    wait_until(lambda: set(threading.enumerate()) <= before, message=lambda: str(threading.enumerate()))
+
+
 @one_database
 @pytest.mark.parametrize("timeout", [-1, "1", float("nan"), True])
 def test_a_timeout_that_makes_no_sense_is_refused(executor: DurableExecutor, timeout: object) -> None:

@@ -26,7 +26,10 @@ from sybil import Document, Example, Region, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
 ROOT = Path(__file__).parent.parent.parent
-FILE = re.compile(r"^<!-- file: (?P<name>[\w.-]+) -->\n(?:<!--[^\n]*-->\n)*\n?```python\n(?P<source>.*?)^```$", re.M | re.S)
+FILE = re.compile(
+    r"^<!-- file: (?P<name>[\w.-]+) -->\n(?:<!--[^\n]*-->\n)*\n?```python\n(?P<source>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 SECONDS = 60
 
 
@@ -54,7 +57,7 @@ def run(example: Example) -> None:
 
 def commands(session: str) -> Iterator[tuple[str, str]]:
     """Split a session into its commands and what each is said to print."""
-    for part in re.split(r"^\$ ", session, flags=re.M)[1:]:
+    for part in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         yield command, expected
 
@@ -96,7 +99,7 @@ def test_the_sessions_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
 def test_no_python_is_left_out(path: Path) -> None:
     """Every Python block runs: the only ones skipped in the document's own process are files of a session."""
     text = path.read_text(encoding="utf-8")
-    skipped = len(re.findall(r"<!--- ?skip|<!-- ?skip|^% ?skip", text, re.M))
+    skipped = len(re.findall(r"<!--- ?skip|<!-- ?skip|^% ?skip", text, re.MULTILINE))
     written = [match for match in FILE.finditer(text) if "skip: next" in match[0]]
     assert skipped == len(written)
     assert not written or "```console\n" in text

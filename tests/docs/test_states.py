@@ -29,7 +29,7 @@ def states() -> ModuleType:
 
 def rows(page: str, mark: str) -> list[list[str]]:
     """The cells of a table, without its head."""
-    table = page.split(f"<!-- {mark}: ")[1].split(f"<!-- end of {mark}")[0]
+    table = page.partition(f"<!-- {mark}: ")[2].partition(f"<!-- end of {mark}")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -60,8 +60,7 @@ def test_the_page_has_every_reachable_status(states: ModuleType) -> None:
 def test_the_drawing_has_every_status_and_move(states: ModuleType) -> None:
     """The drawing names every reachable status, and every move once for each arrow that it goes along."""
     texts = [
-        element.text
-        for element in ElementTree.parse(DOCS / "states.svg").iter("{http://www.w3.org/2000/svg}text")
+        element.text for element in ElementTree.parse(DOCS / "states.svg").iter("{http://www.w3.org/2000/svg}text")
     ]
     for status in states.reachable():
         assert texts.count(status.value) == (2 if status.value == "active" else 1)

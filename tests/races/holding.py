@@ -12,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
+from durable_sync.clock import Clock
 from durable_sync.ids import new_id
 from durable_sync.storage.database import Database
 from durable_sync.storage.leases import Incarnation
@@ -21,6 +22,9 @@ from durable_sync.storage.tables import build_tables
 from tests.gates import PATIENCE, Gate
 
 T = TypeVar("T")
+
+opened: list[Storage] = []
+"""To be closed when the test has ended."""
 
 
 def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
@@ -105,10 +109,11 @@ class LostAnswers:
         monkeypatch.setattr(Database, "_commit", commit_and_lose)
 
 
-def open_storage(url: str, *, busy_seconds: float = 8.0) -> Storage:
+def open_storage(url: str, clock: Clock | None = None) -> Storage:
     """The storage of one pretended process."""
-    storage = Storage.open(url, build_tables(), None, busy_seconds=busy_seconds)
+    storage = Storage.open(url, build_tables(), clock, busy_seconds=8.0, max_payload_bytes=1_000_000)
     storage.migrate()
+    opened.append(storage)
     return storage
 
 

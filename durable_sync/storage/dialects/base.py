@@ -1,0 +1,118 @@
+"""The capabilities, with the portable answer to each, and what a failure means."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+from sqlalchemy import ColumnElement, Insert, Table
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+__all__ = ["MAX_PACKET", "Dialect", "Fault", "shut_down"]
+
+MAX_PACKET = 4 * 1024 * 1024
+"""Bytes of payload in one statement: a quarter of the smallest default `max_allowed_packet` (MariaDB's 16 MiB)."""
+
+
+class Fault(Enum):
+    """What a failed transaction means for the one who tried it."""
+
+    CONTENTION = auto()
+    """A deadlock, a serialization failure, a busy file: try the whole transaction again, soon."""
+    OUTAGE = auto()
+    """The connection or the server is gone; whether a COMMIT took effect is unknown. Try again, later."""
+    CONFLICT = auto()
+    """A unique key is taken."""
+    REFUSED = auto()
+    """The database will never take this statement or this value."""
+
+
+class Dialect:
+    """The portable path: what any database that SQLAlchemy speaks can do."""
+
+    server_clock: ClassVar[bool] = False
+    """The database tells the time; otherwise this process's clock does."""
+    skip_locked: ClassVar[bool] = False
+    """`SELECT ... FOR UPDATE SKIP LOCKED`, so that two claims take different rows without waiting."""
+    update_returning: ClassVar[bool] = False
+    """`UPDATE ... RETURNING`."""
+    arrays: ClassVar[bool] = False
+    """A list can be one parameter, and many rows one `unnest` of lists."""
+    single_writer: ClassVar[bool] = False
+    """One write transaction at a time in the whole database: threads of a process take turns."""
+    notifies: bool = False
+    """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
+    autocommit_is_free: ClassVar[bool] = False
+    """Reading outside of a transaction saves round trips; elsewhere, switching costs more than it saves."""
+
+    def now(self) -> ColumnElement[int]:
+        """The database's present time in microseconds, evaluated when the row is met."""
+        raise NotImplementedError("this database is told the time by a parameter")
+
+    def engine_options(self) -> dict[str, Any]:
+        """Options of `create_engine` that this database needs."""
+        return {"isolation_level": "READ COMMITTED"}
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        """Driver options that bound the time to connect, unless the URL sets them."""
+        return {}
+
+    def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
+        """Sets up what each new connection needs, and looks at what the driver can do."""
+
+    def adopt(self, dbapi_connection: Any) -> None:
+        """Makes a connection that isn't ours fit for our statements; must do no harm to others."""
+
+    def open_problem(self, url: URL) -> str | None:
+        """What can be said, without connecting, about why this URL can't serve."""
+        return None
+
+    def lock_migrations(self, connection: Connection, name: str) -> None:
+        """Makes other processes wait until `unlock_migrations` or the end of the transaction."""
+
+    def unlock_migrations(self, connection: Connection, name: str) -> None:
+        """Ends `lock_migrations` where the end of the transaction doesn't."""
+
+    def largest_packet(self, connection: Connection) -> int | None:
+        """Bytes that one statement may have; None if the database sets no limit worth telling."""
+        return None
+
+    def insert_unless_taken(self, table: Table) -> Insert | None:
+        """An INSERT that does nothing if a unique key is taken; None where there is none."""
+        return None
+
+    def is_in(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+        """`column` is one of `values`."""
+        return column.in_(values)
+
+    def fault(self, error: BaseException) -> Fault | None:
+        """What a failed transaction means; None if it isn't the database's doing."""
+        if isinstance(error, PoolTimeoutError):
+            return Fault.OUTAGE
+        if not isinstance(error, DBAPIError):
+            return None
+        if error.connection_invalidated:
+            return Fault.OUTAGE
+        return self._fault(error)
+
+    def _fault(self, error: DBAPIError) -> Fault:
+        kind = type(error).__name__
+        if kind == "IntegrityError":
+            return Fault.CONFLICT
+        return Fault.OUTAGE if kind in {"OperationalError", "InterfaceError"} else Fault.REFUSED
+
+    def cut(self, dbapi_connection: Any) -> None:
+        """Frees a thread that waits on this connection, from another thread. The connection is lost."""
+
+
+def shut_down(descriptor: int) -> None:
+    """Ends a socket in both directions: whoever waits on it is told that it is closed."""
+    # A duplicate, because the driver's own thread may close and reuse the number meanwhile.
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

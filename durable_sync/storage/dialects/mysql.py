@@ -1,0 +1,106 @@
+"""MariaDB and MySQL."""
+
+from __future__ import annotations
+
+import socket
+from base64 import b64encode
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import BigInteger, ColumnElement, Insert, Table, event, literal_column, text
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from durable_sync.storage.dialects.base import Dialect, Fault, shut_down
+
+__all__ = ["MySQL", "for_transport"]
+
+_PLAIN_LENGTH = 256 * 1024
+"""Characters of a text up to which it is sent as it is."""
+
+
+@frozen
+class _Bulky:
+    """A long text. Not a str, which the driver would quote before it looks for another way."""
+
+    text: str
+
+
+def for_transport(value: str | None) -> Any:
+    """Marks a long text: quoting doubles quotes and backslashes, so that JSON could outgrow a packet."""
+    return _Bulky(value) if value is not None and len(value) > _PLAIN_LENGTH else value
+
+
+def _encode_bulky(value: _Bulky, _mapping: Any = None) -> str:
+    return f"CONVERT(FROM_BASE64('{b64encode(value.text.encode()).decode()}') USING utf8mb4)"
+
+
+# Such locks are the server's, not the database's, and their names end at 64 characters.
+_GET_LOCK = text("SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)), 60)")
+_RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))")
+
+
+class MySQL(Dialect):
+    """MariaDB and MySQL, by PyMySQL."""
+
+    server_clock = True
+    skip_locked = True
+
+    # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available.
+    _CONTENTION = frozenset({1213, 1205, 1020, 3572})
+    # Gone away, lost, can't connect, shutting down, too many connections, Galera without quorum, read-only
+    # after failover, killed, aborted, disk full.
+    _OUTAGE = frozenset(
+        {0, 2006, 2013, 2003, 2002, 2014, 2055, 1053, 1040, 1047, 1290, 1836, 1317, 1927, 1021, 1158, 1159}
+    )
+
+    def now(self) -> ColumnElement[int]:
+        return literal_column("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", BigInteger)
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        if "connect_timeout" not in url.query:
+            given["connect_timeout"] = 10
+        if "charset" not in url.query:
+            given["charset"] = "utf8mb4"
+        return given
+
+    def largest_packet(self, connection: Connection) -> int | None:
+        return int(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one())
+
+    def insert_unless_taken(self, table: Table) -> Insert | None:
+        # INSERT IGNORE would also swallow values that don't fit.
+        return mysql.insert(table).on_duplicate_key_update(id=table.c.id)
+
+    def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
+        def on_connect(dbapi_connection: Any, _record: Any) -> None:
+            self.adopt(dbapi_connection)
+
+        event.listen(engine, "connect", on_connect)
+
+    def adopt(self, dbapi_connection: Any) -> None:
+        dbapi_connection.encoders = {**dbapi_connection.encoders, _Bulky: _encode_bulky}
+
+    def lock_migrations(self, connection: Connection, name: str) -> None:
+        if connection.scalar(_GET_LOCK, {"name": name}) != 1:
+            raise TimeoutError("another process has held the migration lock for a minute")
+
+    def unlock_migrations(self, connection: Connection, name: str) -> None:
+        connection.execute(_RELEASE_LOCK, {"name": name})
+
+    def _fault(self, error: DBAPIError) -> Fault:
+        arguments = getattr(error.orig, "args", ())
+        code = arguments[0] if arguments and isinstance(arguments[0], int) else None
+        if code in self._CONTENTION:
+            return Fault.CONTENTION
+        if code in {1062, 1586}:
+            return Fault.CONFLICT
+        if code in self._OUTAGE or (code is None and type(error).__name__ in {"OperationalError", "InterfaceError"}):
+            return Fault.OUTAGE
+        return Fault.REFUSED
+
+    def cut(self, dbapi_connection: Any) -> None:
+        connected: socket.socket | None = getattr(dbapi_connection, "_sock", None)
+        if connected is not None:
+            shut_down(connected.fileno())

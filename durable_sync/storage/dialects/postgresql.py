@@ -1,0 +1,64 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Insert, Table, bindparam, func, literal_column, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from durable_sync.storage.dialects.base import Dialect, Fault, shut_down
+
+__all__ = ["PostgreSQL"]
+
+
+class PostgreSQL(Dialect):
+    """PostgreSQL, by psycopg 3; other drivers do without notifications."""
+
+    server_clock = True
+    skip_locked = True
+    update_returning = True
+    arrays = True
+    autocommit_is_free = True
+
+    _CONTENTION = frozenset({"40001", "40P01", "55P03"})
+    # Class 08: connection; 57: operator intervention; 53: out of resources; 25006: a replica after failover.
+    _OUTAGE_CLASSES = ("08", "57", "53")
+
+    def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
+        self.notifies = engine.driver == "psycopg"
+
+    def now(self) -> ColumnElement[int]:
+        return literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger)
+
+    def connect_args(self, url: URL) -> dict[str, Any]:
+        given = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
+        if "application_name" not in url.query:
+            given["application_name"] = "durable_sync"  # type: ignore[assignment]
+        return given
+
+    def lock_migrations(self, connection: Connection, name: str) -> None:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
+
+    def insert_unless_taken(self, table: Table) -> Insert | None:
+        return postgresql.insert(table).on_conflict_do_nothing()
+
+    def is_in(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
+        # One parameter, so that the statement's text, and its plan, is the same for any number of values.
+        return column == func.any(bindparam(None, list(values), type_=ARRAY(column.type), unique=True))
+
+    def _fault(self, error: DBAPIError) -> Fault:
+        state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+        if state in self._CONTENTION:
+            return Fault.CONTENTION
+        if state == "23505":
+            return Fault.CONFLICT
+        if state is None:
+            return Fault.OUTAGE if type(error).__name__ in {"OperationalError", "InterfaceError"} else Fault.REFUSED
+        return Fault.OUTAGE if state.startswith(self._OUTAGE_CLASSES) or state == "25006" else Fault.REFUSED
+
+    def cut(self, dbapi_connection: Any) -> None:
+        shut_down(dbapi_connection.fileno())
