@@ -25,7 +25,7 @@ from durable_sync.errors import (
 from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
 from durable_sync.executor import DurableExecutor
 from durable_sync.handle import DoneAndNotDone, TaskHandle, as_completed, wait
-from durable_sync.serialization import Serializer
+from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
 from durable_sync.storage.tables import metadata
 from durable_sync.task import Task, TaskCall, TaskRegistry
 from durable_sync.using import TransactionalExecutor
@@ -47,6 +47,7 @@ __all__ = [
     "ExecutorShutdownError",
     "FinalizeFailedError",
     "InvalidInputError",
+    "OrjsonSerializer",
     "Progress",
     "SerializationError",
     "Serializer",
@@ -63,6 +64,7 @@ __all__ = [
     "TransactionalExecutor",
     "__version__",
     "as_completed",
+    "make_converter",
     "metadata",
     "wait",
 ]

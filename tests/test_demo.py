@@ -63,7 +63,11 @@ class Run:
         return {row[0]: row[1:] for row in rows}
 
     def finish(self) -> int:
-        return self.process.wait(DEADLINE)
+        def ended() -> bool:
+            return self.process.poll() is not None
+
+        wait_until(ended, timeout=DEADLINE, message=lambda: f"hangs:\n{self.output}{self.errors}")
+        return self.process.returncode
 
     def kill_when(self, predicate: Callable[[], bool]) -> None:
         def reached() -> bool:

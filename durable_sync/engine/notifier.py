@@ -103,6 +103,10 @@ class Listener(Loop):
         ears = self._ears
         if ears is None:
             ears = self._ears = Ears(self._storage)
+            if self.stopping:
+                # Whoever asked for the stop may have looked for it just before.
+                ears.close()
+                return 0.0
             self._probed_at = time.monotonic()
             # What was said while nobody listened can be anything.
             self._hear[_READY](())

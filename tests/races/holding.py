@@ -86,22 +86,32 @@ def wait_for(happened: threading.Event) -> None:
 
 
 class LostAnswers:
-    """The COMMITs of one verb take effect, and their answers never arrive: the connection is gone."""
+    """The connection is lost at the COMMIT of one verb: its answer never arrives, whether it took effect or not."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, verb: str, times: int = 1) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        verb: str,
+        times: int = 1,
+        *,
+        takes_effect: bool = True,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
         self.left = times
         self.seen_uncertain: list[bool] = []
         """For each try, whether it knew that an earlier one may have committed."""
         commit = Database._commit
 
         def commit_and_lose(database: Database, name: str, work: Any, uncertain: bool) -> Any:
-            result = commit(database, name, work, uncertain)
             if name != verb:
-                return result
+                return commit(database, name, work, uncertain)
             self.seen_uncertain.append(uncertain)
             if self.left == 0:
-                return result
+                return commit(database, name, work, uncertain)
             self.left -= 1
+            if takes_effect:
+                commit(database, name, work, uncertain)
+            meanwhile()
             raise OperationalError(
                 "COMMIT", {}, Exception("the connection was lost"), connection_invalidated=True
             )

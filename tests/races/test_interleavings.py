@@ -358,6 +358,24 @@ def test_5_batches_in_any_order_do_not_lock_each_other_out(database_url: str) ->
         assert sorted(map(len, (first.result(PATIENCE), second.result(PATIENCE)))) == [0, 40]
 
 
+@pytest.mark.parametrize("stale_first", [True, False])
+def test_5_a_stale_outcome_takes_none_of_its_batch_with_it(database_url: str, stale_first: bool) -> None:
+    """Of two outcomes of one execution in one batch, of an old claim and of the present one, the present one counts."""
+    storage = open_storage(database_url)
+    storage.register(incarnation("dead", lease=LAPSED))
+    (execution_id,) = enqueue(storage)
+    (stale,) = claim(storage, [execution_id], "dead")
+    storage.reap(gave_up=GAVE_UP)
+    storage.register(incarnation("a"))
+    (present,) = claim(storage, [execution_id], "a")
+    batch = [
+        Fenced(execution_id, stale.claim_token, complete('"stale"')),
+        Fenced(execution_id, present.claim_token, complete('"present"')),
+    ]
+    storage.record(batch if stale_first else batch[::-1], uncertain=False)
+    assert row(database_url, execution_id, "status, run_output") == ("completed", '"present"')
+
+
 # 6. What dies beside a poison task
 
 
