@@ -119,13 +119,13 @@ class Recorder(Loop):
         won = self._storage.record([_Outcome(offender.attempt, refused).fenced], uncertain=False)
         self._settle([_Outcome(offender.attempt, refused)], won)
 
-    def _settle(self, batch: Sequence[_Outcome], won: set[str]) -> None:
+    def _settle(self, batch: Sequence[_Outcome], won: set[tuple[str, int]]) -> None:
         # Batches are settled from their beginning on; what is left is what a later failure tries again.
         del self._batch[: len(batch)]
         held: list[tuple[Attempt, Transition]] = []
         for outcome in batch:
             self._attempts.drop(outcome.attempt)
-            if outcome.attempt.claimed.execution_id in won:
+            if outcome.attempt.identity in won:
                 held.append((outcome.attempt, outcome.transition))
             else:
                 self._tell_fenced(outcome)

@@ -30,6 +30,10 @@ _CONTENTION_SECONDS = 2.0
 """Contention is retried this long even for an impatient caller: it passes by itself."""
 
 
+class _WriterBusyError(TimeoutError):
+    """Another thread of this process, which has the turn to write, waits itself."""
+
+
 @frozen
 class Transaction:
     """One try at a transaction."""
@@ -114,7 +118,7 @@ class Database:
         if not self.dialect.single_writer:
             return self._commit(verb, work, uncertain)
         if not self._writer.acquire(timeout=self._busy_seconds):
-            raise TimeoutError("this process's other threads have kept the database's write lock")
+            raise _WriterBusyError("this process's other threads have kept the database's write lock")
         try:
             return self._commit(verb, work, uncertain)
         finally:
@@ -151,7 +155,7 @@ class Database:
             try:
                 return attempt(uncertain)
             except Exception as error:
-                fault = self.dialect.fault(error)
+                fault = Fault.CONTENTION if isinstance(error, _WriterBusyError) else self.dialect.fault(error)
                 if fault not in {Fault.CONTENTION, Fault.OUTAGE}:
                     raise
                 contention = fault is Fault.CONTENTION

@@ -144,7 +144,7 @@ def reap(sql: Sql, connection: Connection, dead: list[str], *, gave_up: str) -> 
     won = apply_fenced(sql, connection, changes)
     result = Reaped(dead)
     for row, change in zip(rows, changes, strict=True):
-        if row.id in won:
+        if change.identity in won:
             entry = (row.task_id, row.id, row.executor_id)
             (result.given_up if change.transition.target.is_finished else result.recovered).append(entry)
     return result

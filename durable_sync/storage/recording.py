@@ -23,23 +23,26 @@ class ProgressMade:
     progress: str
 
 
-def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[str]:
-    """Writes the outcomes whose claims still hold; returns the ids of their executions.
+def record(
+    sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool
+) -> set[tuple[str, int]]:
+    """Writes the outcomes whose claims still hold; returns the (execution id, claim token) of those.
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.
     """
-    there: set[str] = _recorded(sql, connection, outcomes) if uncertain else set()
-    return there | apply_fenced(sql, connection, [o for o in outcomes if o.execution_id not in there])
+    there: set[tuple[str, int]] = _recorded(sql, connection, outcomes) if uncertain else set()
+    return there | apply_fenced(sql, connection, [o for o in outcomes if o.identity not in there])
 
 
-def _recorded(sql: Sql, connection: Connection, outcomes: Sequence[Fenced]) -> set[str]:
+def _recorded(sql: Sql, connection: Connection, outcomes: Sequence[Fenced]) -> set[tuple[str, int]]:
     t = sql.executions
-    expected = {o.execution_id: (o.claim_token, o.transition.target) for o in outcomes}
-    query = select(t.c.id, t.c.claim_token, t.c.status).where(sql.dialect.is_in(t.c.id, sorted(expected)))
+    expected = {o.identity: o.transition.target for o in outcomes}
+    ids = sorted({o.execution_id for o in outcomes})
+    query = select(t.c.id, t.c.claim_token, t.c.status).where(sql.dialect.is_in(t.c.id, ids))
     return {
-        row.id
+        (row.id, row.claim_token)
         for row in connection.execute(query)
-        if (row.claim_token, ExecutionStatus(row.status)) == expected[row.id]
+        if expected.get((row.id, row.claim_token)) == ExecutionStatus(row.status)
     }
 
 

@@ -81,6 +81,11 @@ class Fenced:
     claim_token: int
     transition: Transition
 
+    @property
+    def identity(self) -> tuple[str, int]:
+        """(execution id, claim token): of which claim this is an outcome."""
+        return (self.execution_id, self.claim_token)
+
 
 def update_for(sql: Sql, transition: Transition) -> Update:
     """The transition as a guarded UPDATE, to be narrowed to its rows by the caller."""
@@ -99,12 +104,15 @@ def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: T
     return connection.execute(statement).rowcount
 
 
-def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) -> set[str]:
-    """Applies fenced transitions; returns the ids of the executions for which they held."""
+def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) -> set[tuple[str, int]]:
+    """Applies fenced transitions; returns the (execution id, claim token) of those that held.
+
+    There may be several of one execution, under different tokens.
+    """
     groups: dict[tuple[object, ...], list[Fenced]] = {}
     for change in changes:
         groups.setdefault(change.transition.shape(), []).append(change)
-    won: set[str] = set()
+    won: set[tuple[str, int]] = set()
     for group in _bulky_apart(sql, groups.values()):
         for start in range(0, len(group), _MAX_ROWS):
             won |= _apply_group(sql, connection, group[start : start + _MAX_ROWS])
@@ -124,34 +132,34 @@ def _is_bulky(transition: Transition) -> bool:
     return any(isinstance(value, str) and len(value) > BULKY for value in transition.values.values())
 
 
-def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[str]:
+def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     if sql.dialect.arrays and not _is_bulky(group[0].transition):
         return _apply_arrays(sql, connection, group)
     if sql.dialect.single_writer:
         # Nobody can write between two statements, so a full count is an answer.
         with connection.begin_nested() as savepoint:
             if _apply_each(sql, connection, group) == len(group):
-                return {change.execution_id for change in group}
+                return {change.identity for change in group}
             savepoint.rollback()
     held = _held(sql, connection, group)
-    _apply_each(sql, connection, [change for change in group if change.execution_id in held])
+    _apply_each(sql, connection, [change for change in group if change.identity in held])
     return held
 
 
-def _held(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[str]:
+def _held(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     """Which of the group still carry their token, in a source status; locks them."""
     t = sql.executions
-    tokens = {change.execution_id: change.claim_token for change in group}
+    identities = {change.identity for change in group}
     query = (
         select(t.c.id, t.c.claim_token)
         .where(
-            sql.dialect.is_in(t.c.id, sorted(tokens)),
+            sql.dialect.is_in(t.c.id, sorted({change.execution_id for change in group})),
             sql.dialect.is_in(t.c.status, sorted(group[0].transition.sources)),
         )
         .order_by(t.c.id)
         .with_for_update()
     )
-    return {row.id for row in connection.execute(query) if row.claim_token == tokens[row.id]}
+    return {(row.id, row.claim_token) for row in connection.execute(query)} & identities
 
 
 def _apply_each(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> int:
@@ -176,7 +184,7 @@ def _apply_each(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> in
     return connection.execute(statement, rows).rowcount
 
 
-def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[str]:
+def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     t = sql.executions
     first = group[0].transition
     varying = [name for name, value in first.values.items() if _parameter(value) is not _CONSTANT]
@@ -206,9 +214,9 @@ def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> 
         update(t)
         .where(t.c.id == v.c.v_id, t.c.claim_token == v.c.v_token, t.c.status == ExecutionStatus.RUNNING)
         .values(status=first.target, **rendered)
-        .returning(t.c.id)
+        .returning(t.c.id, t.c.claim_token)
     )
-    return set(connection.execute(statement).scalars())
+    return {(row.id, row.claim_token) for row in connection.execute(statement)}
 
 
 def _array(name: str, like: ColumnElement[Any], values: list[Any]) -> ColumnElement[Any]:

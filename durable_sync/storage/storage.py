@@ -170,8 +170,8 @@ class Storage:
         """Makes executions whose time has come claimable; returns how many."""
         return self.database.transact("wake", lambda tx: claiming.promote_due(self.sql, tx.connection))
 
-    def record(self, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[str]:
-        """Writes outcomes; returns the ids of those whose claims still held.
+    def record(self, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[tuple[str, int]]:
+        """Writes outcomes; returns the (execution id, claim token) of those whose claims still held.
 
         `uncertain`: an earlier call with these outcomes ended in an outage.
         """

@@ -107,7 +107,7 @@ def test_what_is_left_is_given_back(new_executor: NewExecutor, counts: Callable[
 @one_database
 def test_a_thread_that_cannot_be_stopped_does_not_hold_up_the_shutdown(new_executor: NewExecutor, gate: Gate) -> None:
     """With `timeout`, `shutdown` returns in time whatever the task does; its late outcome is refused."""
-    executor = new_executor()
+    executor = new_executor(name="stuck")
     executor.start()
 
     @executor.task
@@ -123,7 +123,7 @@ def test_a_thread_that_cannot_be_stopped_does_not_hold_up_the_shutdown(new_execu
     assert handle.get_execution().status is ExecutionStatus.READY
 
     gate.open()
-    wait_until(lambda: not [thread for thread in threading.enumerate() if "-run-tested" in thread.name])
+    wait_until(lambda: not [thread for thread in threading.enumerate() if "-run-stuck" in thread.name])
     assert handle.get_execution().status is ExecutionStatus.READY
 
 
@@ -227,12 +227,12 @@ def test_nothing_is_claimed_after_a_shutdown(new_executor: NewExecutor) -> None:
     @registry.task
     def work() -> None: ...
 
-    worker, client = new_executor(tasks=registry), new_executor(tasks=registry)
+    worker, client = new_executor(tasks=registry, name="ended"), new_executor(tasks=registry)
     worker.start()
     client.enqueue(work).wait(timeout=SOON)
     worker.shutdown()
 
-    assert not [thread for thread in threading.enumerate() if "-claim-" in thread.name]
+    assert not [thread for thread in threading.enumerate() if "-claim-ended" in thread.name]
     assert client.enqueue(work).get_execution().status is ExecutionStatus.READY
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor
 from tests.crashes import audit, worker
@@ -30,7 +31,7 @@ class Storm:
 
     def blow(self, url: str, folder: Path) -> tuple[Verdict, list[Crash], float]:
         """Runs it; returns what the checker says, the crashes, and the seconds it took."""
-        engine = create_engine(url)
+        engine = create_engine(url, poolclass=NullPool)
         executor = DurableExecutor(url, tasks=worker.registry)
         executor.migrate()
         audit.install(engine)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor, TaskHandle
 from tests.crashes import audit, worker
@@ -30,7 +31,7 @@ class Load:
 
     def __init__(self, url: str, folder: Path, lease: float) -> None:
         self.history = folder / "history.jsonl"
-        self.engine = create_engine(url)
+        self.engine = create_engine(url, poolclass=NullPool)
         self.executors = [
             DurableExecutor(url, tasks=worker.registry, name=name, lease=lease, max_workers=4) for name in ("a", "b")
         ]

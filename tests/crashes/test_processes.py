@@ -181,6 +181,7 @@ def test_a_loop_that_raises_goes_on(
         assert loop.alive
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_whose_thread_dies_is_started_again(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor, ExecutionStatus, TaskHandle
 from tests.crashes import audit, worker
@@ -23,7 +24,7 @@ class Suspended:
     def __init__(self, url: str, folder: Path, *options: str) -> None:
         self.folder = folder
         self.go = folder / "go"
-        self.engine = create_engine(url)
+        self.engine = create_engine(url, poolclass=NullPool)
         self.executor = DurableExecutor(url, tasks=worker.registry)
         self.executor.migrate()
         audit.install(self.engine)

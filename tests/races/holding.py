@@ -100,23 +100,23 @@ class LostAnswers:
         self.left = times
         self.seen_uncertain: list[bool] = []
         """For each try, whether it knew that an earlier one may have committed."""
-        commit = Database._commit
+        write_once = Database._write_once
 
         def commit_and_lose(database: Database, name: str, work: Any, uncertain: bool) -> Any:
             if name != verb:
-                return commit(database, name, work, uncertain)
+                return write_once(database, name, work, uncertain)
             self.seen_uncertain.append(uncertain)
             if self.left == 0:
-                return commit(database, name, work, uncertain)
+                return write_once(database, name, work, uncertain)
             self.left -= 1
             if takes_effect:
-                commit(database, name, work, uncertain)
+                write_once(database, name, work, uncertain)
             meanwhile()
             raise OperationalError(
                 "COMMIT", {}, Exception("the connection was lost"), connection_invalidated=True
             )
 
-        monkeypatch.setattr(Database, "_commit", commit_and_lose)
+        monkeypatch.setattr(Database, "_write_once", commit_and_lose)
 
 
 def open_storage(url: str, clock: Clock | None = None) -> Storage:

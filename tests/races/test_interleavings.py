@@ -319,7 +319,7 @@ def test_5_a_cancel_that_comes_while_outcomes_are_recorded(database_url: str, mo
     cancelled = in_thread(theirs.cancel, outcomes[1].execution_id, GAVE_UP, patience=0)
     wait_for(blocked)
     gate.open()
-    assert recorded.result(PATIENCE) == {outcome.execution_id for outcome in outcomes}
+    assert recorded.result(PATIENCE) == {outcome.identity for outcome in outcomes}
     assert cancelled.result(PATIENCE) is False
     assert rows(database_url, "status") == [("completed",)] * 3
 
@@ -336,7 +336,7 @@ def test_5_outcomes_that_come_while_one_is_cancelled(database_url: str, monkeypa
     wait_for(blocked)
     gate.open()
     assert cancelled.result(PATIENCE) is True
-    assert recorded.result(PATIENCE) == {outcomes[0].execution_id, outcomes[2].execution_id}
+    assert recorded.result(PATIENCE) == {outcomes[0].identity, outcomes[2].identity}
     assert rows(database_url, "status") == [("completed",), ("cancelled",), ("completed",)]
 
 
@@ -349,7 +349,7 @@ def test_5_batches_in_any_order_do_not_lock_each_other_out(database_url: str) ->
         outcomes = [Fenced(found.execution_id, found.claim_token, complete('"done"')) for found in claimed]
         start = threading.Barrier(2)
 
-        def record(storage: Storage, batch: list[Fenced], start: threading.Barrier = start) -> set[str]:
+        def record(storage: Storage, batch: list[Fenced], start: threading.Barrier = start) -> set[tuple[str, int]]:
             start.wait(PATIENCE)
             return storage.record(batch, uncertain=False)
 
@@ -358,7 +358,7 @@ def test_5_batches_in_any_order_do_not_lock_each_other_out(database_url: str) ->
         assert sorted(map(len, (first.result(PATIENCE), second.result(PATIENCE)))) == [0, 40]
 
 
-@pytest.mark.parametrize("stale_first", [True, False])
+@pytest.mark.parametrize("stale_first", [True, False], ids=["stale first", "stale last"])
 def test_5_a_stale_outcome_takes_none_of_its_batch_with_it(database_url: str, stale_first: bool) -> None:
     """Of two outcomes of one execution in one batch, of an old claim and of the present one, the present one counts."""
     storage = open_storage(database_url)
@@ -372,7 +372,8 @@ def test_5_a_stale_outcome_takes_none_of_its_batch_with_it(database_url: str, st
         Fenced(execution_id, stale.claim_token, complete('"stale"')),
         Fenced(execution_id, present.claim_token, complete('"present"')),
     ]
-    storage.record(batch if stale_first else batch[::-1], uncertain=False)
+    won = storage.record(batch if stale_first else batch[::-1], uncertain=False)
+    assert won == {batch[1].identity}
     assert row(database_url, execution_id, "status, run_output") == ("completed", '"present"')
 
 
@@ -600,7 +601,10 @@ def test_8_nobody_is_reaped_by_a_sweep_that_was_blocked_itself(
     brief.shutdown()
 
 
-def test_8_an_enqueue_that_blocks_itself_says_so(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["alone", "beside other writers"])
+def test_8_an_enqueue_that_blocks_itself_says_so(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
     """The error of an enqueue on the thread whose own session holds SQLite's lock names `using`."""
     monkeypatch.setattr("durable_sync.executor._CALLER_PATIENCE", 0.1)
     executor = DurableExecutor(sqlite_url, lease=1)
@@ -609,12 +613,17 @@ def test_8_an_enqueue_that_blocks_itself_says_so(sqlite_url: str, monkeypatch: p
     def run() -> None: ...
 
     executor.migrate()
+    if started:
+        # As if a loop had the turn to write, and waited for the lock itself, all the time.
+        executor._storage.database._writer.acquire()
     engine = create_engine(sqlite_url)
     with Session(engine) as session:
         session.execute(text("CREATE TABLE mine (x INTEGER)"))
         session.execute(text("INSERT INTO mine VALUES (1)"))
         with pytest.raises(DurableError, match=r"executor\.using\(session\)"):
             executor.enqueue(run)
+        if started:
+            executor._storage.database._writer.release()
         # And as it says, that way it works.
         executor.using(session).enqueue(run)
         session.commit()

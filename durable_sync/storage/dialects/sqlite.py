@@ -48,7 +48,7 @@ class SQLite(Dialect):
 
     def open_problem(self, url: URL) -> str | None:
         name = url.database
-        if not name or name == ":memory:" or "mode=memory" in str(url.query) + name:
+        if not name or ":memory:" in name or "mode=memory" in name or url.query.get("mode") == "memory":
             return "an in-memory SQLite database ends with its process; name a file, as in sqlite:///jobs.db"
         if name.startswith("file:"):
             return None

@@ -1,0 +1,230 @@
+"""Several executors share one database; several registries, and tasks added late, share one executor."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskRegistry
+from tests.behaviour.conftest import NewExecutor
+from tests.gates import Gate
+from tests.paths import every_path, one_database
+from tests.processes import Script
+from tests.waiting import wait_until
+
+SOON = 10.0
+
+
+@every_path
+def test_each_execution_is_run_once(new_executor: NewExecutor) -> None:
+    """However many executors look for work, each execution is started by one of them, once."""
+    registry = TaskRegistry()
+    runs: Counter[int] = Counter()
+
+    @registry.task
+    def work(ctx: TaskContext, number: int) -> int:
+        runs[number] += 1
+        return ctx.attempt
+
+    executors = [new_executor(tasks=registry) for _ in range(3)]
+    handles = executors[0].enqueue_many([work.bind(number) for number in range(100)])
+    for executor in executors:
+        executor.start()
+    for number, executor in enumerate(executors):
+        handles += [executor.enqueue(work, 100 + 10 * number + one) for one in range(10)]
+
+    assert [handle.result(timeout=SOON) for handle in handles] == [0] * 130
+    assert runs == Counter(range(130))
+
+
+@one_database
+def test_work_goes_to_who_is_free(new_executor: NewExecutor, gate: Gate) -> None:
+    """Work that one executor claimed ahead and can't start soon is given back, and another runs it."""
+    busy, free = new_executor(max_workers=1), new_executor(max_workers=1)
+
+    def wait_or_not(waits: bool) -> None:
+        if waits:
+            gate.pass_through()
+
+    work = busy.task(id="work")(wait_or_not)
+    free.task(id="work")(wait_or_not)
+    busy.start()
+    # Many quick runs teach it that it may claim ahead.
+    busy.enqueue_many([work.bind(False) for _ in range(50)])
+    busy.drain(timeout=SOON)
+    handles = busy.enqueue_many([work.bind(number == 0) for number in range(10)])
+    gate.wait_for_arrivals()
+    free.start()
+
+    for handle in handles[1:]:
+        handle.wait(timeout=SOON)
+    assert handles[0].running()
+
+
+@every_path
+def test_unknown_tasks_are_left_alone(new_executor: NewExecutor) -> None:
+    """An executor leaves executions of tasks that it doesn't know to those who do, whatever their priority."""
+    new, old = new_executor(), new_executor()
+
+    @new.task
+    def added() -> str:
+        return "added"
+
+    def both() -> str:
+        return "both"
+
+    known = new.task(both)
+    old.task(both)
+    unknown = new.enqueue(added.options(priority=9))
+    handle = new.enqueue(known)
+
+    old.start()
+    assert handle.result(timeout=SOON) == "both"
+    assert unknown.get_execution().status is ExecutionStatus.READY
+    assert unknown.get_execution().attempt == 0
+    assert unknown.get_execution().started_at is None
+
+    new.start()
+    assert unknown.result(timeout=SOON) == "added"
+
+
+@every_path
+def test_tasks_may_be_added_while_the_executor_runs(executor: DurableExecutor, new_executor: NewExecutor) -> None:
+    """A task declared after the start is run, also what was enqueued for it before it was declared here."""
+    client = new_executor()
+
+    def late() -> str:
+        return "late"
+
+    waiting = client.enqueue(client.task(late))
+    added = executor.task(late)
+
+    assert executor.enqueue(added).result(timeout=SOON) == "late"
+    assert waiting.result(timeout=SOON) == "late"
+
+
+@one_database
+def test_two_registries(new_executor: NewExecutor) -> None:
+    """An executor takes several registries, and what is added to them later."""
+    one, other = TaskRegistry(), TaskRegistry()
+
+    @one.task
+    def first() -> str:
+        return "first"
+
+    @other.task
+    def second() -> str:
+        return "second"
+
+    executor = new_executor(tasks=[one, other])
+    executor.start()
+
+    @other.task
+    def third() -> str:
+        return "third"
+
+    @executor.task
+    def own() -> str:
+        return "own"
+
+    handles = executor.enqueue_many([task.bind() for task in (first, second, third, own)])
+    assert [handle.result(timeout=SOON) for handle in handles] == ["first", "second", "third", "own"]
+    assert len(one) == 1
+
+
+@one_database
+def test_a_registry_of_several_executors(new_executor: NewExecutor) -> None:
+    """One registry may belong to several executors; what an executor adds is its own."""
+    registry = TaskRegistry()
+    executors = [new_executor(tasks=registry, name=name) for name in ("one", "other")]
+
+    @registry.task
+    def shared() -> str:
+        return "shared"
+
+    for executor in executors:
+        executor.task(id="own")(lambda: "own")
+        executor.start()
+        assert executor.enqueue(shared).result(timeout=SOON) == "shared"
+    assert [task.id for task in registry] == ["shared"]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_executors_of_different_prefixes_do_not_meet(new_executor: NewExecutor) -> None:
+    """Executors with different tables neither see nor wake nor run each other's work."""
+    registry = TaskRegistry()
+
+    @registry.task
+    def work() -> str:
+        return "done"
+
+    ours, theirs = new_executor(tasks=registry, table_prefix="our_"), new_executor(tasks=registry)
+    theirs.migrate()
+    ours.start()
+    waiting = theirs.enqueue(work)
+
+    assert ours.enqueue(work).result(timeout=SOON) == "done"
+    assert waiting.get_execution().status is ExecutionStatus.READY
+
+
+WORKER = """
+    import sys
+    from durable_sync import DurableExecutor
+
+    executor = DurableExecutor(sys.argv[1], poll_interval=0.05)
+
+    @executor.task
+    def double(number: int) -> int:
+        return 2 * number
+
+    with executor:
+        print("ready", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_another_process_runs_the_work(new_executor: NewExecutor, url: str) -> None:
+    """What is enqueued here is run by another process, and its result comes back soon."""
+    client = new_executor()
+
+    @client.task
+    def double(number: int) -> int: ...
+
+    with Script(WORKER, url) as worker:
+        assert worker.hear() == "ready"
+        assert list(client.map(double, range(20))) == list(range(0, 40, 2))
+        worker.say("stop")
+        assert worker.wait() == 0
+
+
+@every_path
+def test_work_of_an_executor_that_is_gone_is_recovered(new_executor: NewExecutor, gate: Gate) -> None:
+    """What ran in an executor that says nothing for a lease is run by another; the late outcome is refused."""
+    # Its heartbeat stops, as if its process had been suspended; it is this test's only reach inside.
+    gone, alive = new_executor(lease=1), new_executor(lease=1)
+    outcomes: list[int] = []
+
+    def work(ctx: TaskContext) -> str:
+        if ctx.attempt == 0:
+            gate.pass_through()
+        outcomes.append(ctx.attempt)
+        return f"attempt {ctx.attempt}"
+
+    task = gone.task(work)
+    alive.task(work)
+    gone.start()
+    handle = gone.enqueue(task)
+    gate.wait_for_arrivals()
+    background = gone._background
+    assert background is not None
+    background.supervisor.stop()
+    background.heartbeat.stop()
+    background.claimer.stop()
+    alive.start()
+
+    assert handle.result(timeout=SOON) == "attempt 1"
+    gate.open()
+    wait_until(lambda: outcomes == [1, 0])
+    wait_until(lambda: not gone.running_execution_ids)
+    assert handle.result() == "attempt 1"
