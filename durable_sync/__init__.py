@@ -24,11 +24,12 @@ from durable_sync.errors import (
 )
 from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
 from durable_sync.executor import DurableExecutor
-from durable_sync.handle import DoneAndNotDone, TaskHandle, as_completed, wait
+from durable_sync.handle import TaskHandle
 from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
 from durable_sync.storage.tables import metadata
 from durable_sync.task import Task, TaskCall, TaskRegistry
 from durable_sync.using import TransactionalExecutor
+from durable_sync.waiting import DoneAndNotDone, as_completed, wait
 
 logging.getLogger("durable_sync").addHandler(logging.NullHandler())
 

@@ -14,7 +14,17 @@ from typing import Protocol
 
 from durable_sync.errors import ConfigurationError
 
-__all__ = ["Clock", "SteadyClock", "boot_id", "from_datetime", "microseconds", "seconds", "to_datetime"]
+__all__ = [
+    "Clock",
+    "SteadyClock",
+    "boot_id",
+    "deadline_after",
+    "from_datetime",
+    "microseconds",
+    "seconds",
+    "to_datetime",
+    "wall_offset",
+]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -87,6 +97,13 @@ def seconds(value: float | timedelta, option: str, *, positive: bool = False) ->
         kind = "positive" if positive else "zero or more"
         raise ConfigurationError(f"{option} must be {kind} and finite, not {value!r}")
     return float(value)
+
+
+def deadline_after(timeout: float | timedelta | None) -> float:
+    """The reading of the monotonic clock at which a wait of `timeout` seconds ends; infinity for None."""
+    if timeout is None:
+        return math.inf
+    return time.monotonic() + (timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
 
 
 def microseconds(duration: float) -> int:

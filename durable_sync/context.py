@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import TypeVar
 
 from durable_sync.errors import TaskCancelledError
@@ -36,8 +37,9 @@ class Signal:
         """True from the moment the signal was given."""
         return self._is_set
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until the signal is given or `timeout` seconds have passed; returns `is_set()`."""
+    def wait(self, timeout: float | timedelta | None = None) -> bool:
+        """Blocks until the signal is given or `timeout` (seconds or timedelta) has passed; returns `is_set()`."""
+        limit = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         woken = threading.Event()
         # An asynchronous exception in the middle of lock handling would leave a lock locked for ever.
         with self._shield(woken.set):
@@ -45,14 +47,17 @@ class Signal:
                 if not self._is_set:
                     self._waiters.append(woken)
             if not self._is_set:
-                woken.wait(timeout)
+                woken.wait(limit)
             with self._lock:
                 if woken in self._waiters:
                     self._waiters.remove(woken)
         return self._is_set
 
     def raise_if_set(self) -> None:
-        """Raises TaskCancelledError if the signal was given: the end of the attempt that it asks for."""
+        """Raises the error that ends the attempt as the signal asks for, if it was given; a TaskError.
+
+        TaskCancelledError for a cancel, TaskTimedOutError for a timeout. At a shutdown the execution is given back.
+        """
         if self._is_set:
             raise self._error()
 
@@ -68,7 +73,8 @@ class Signal:
 class TaskContext:
     """Passed to a function whose first parameter is named `ctx`. To be used on the thread that runs it.
 
-    A unit test that calls the plain function makes one with whatever of these it wants to see.
+    A unit test that calls the plain function makes one with whatever of these it wants to see; `report` is called
+    with each Progress, and `on_cancel` with each callback that the function registers.
     """
 
     def __init__(
@@ -84,13 +90,15 @@ class TaskContext:
         on_cancel: Callable[[Callable[[], object]], None] = lambda _callback: None,
     ) -> None:
         self.task_id = task_id
+        """The id of the task that runs."""
         self.execution_id = execution_id
+        """The id of its execution."""
         self.attempt = attempt
         """How often the execution was started before: 0 at first."""
         self.prev_error = prev_error
         """The error of the last attempt that had one."""
         self.cancel_signal = cancel_signal or Signal(TaskCancelledError)
-        """Set when this attempt is to stop: by a cancel, and by its timeout."""
+        """Set when this attempt is to stop: by a cancel, its timeout, a lost lease, or a shutdown out of patience."""
         self.shutdown_signal = shutdown_signal or Signal(ShutdownRequestedError)
         """Set when the executor shuts down and waits for this attempt to end."""
         self._report = report

@@ -437,13 +437,27 @@ class DurableExecutor(TaskDecorators):
         if self._pid != os.getpid():
             self.after_fork()
 
+    def _storages(self) -> list[Storage]:
+        background = self._background
+        return [self._storage] if background is None else [self._storage, background.lifeline]
+
+    def before_fork(self) -> None:
+        """Brings to rest what a child must not inherit in the middle of something."""
+        for storage in self._storages():
+            storage.database.rest()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        for storage in self._storages():
+            storage.database.resume()
+
     def after_fork(self) -> None:
         """In a forked child: lets go of the parent's connections, threads and locks, without touching them.
 
         If the executor was started, it starts anew here when it is next used.
         """
         background = self._background
-        storages = [self._storage] if background is None else [self._storage, background.lifeline]
+        storages = self._storages()
         keep_for_ever([background, self._messenger, self._callbacks, *storages])
         keep_for_ever(raw for storage in storages for raw in storage.database.raw_connections())
         self._lock = threading.RLock()

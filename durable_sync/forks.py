@@ -1,17 +1,56 @@
-"""What a forked child does with what it inherits: use none of it, and let nothing close it."""
+"""Forks: what the parent brings to rest before, and what the child does with what it inherits.
+
+The child uses none of it, and lets nothing close it.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
-__all__ = ["keep_for_ever", "on_fork"]
+__all__ = ["ForkGate", "keep_for_ever", "on_fork"]
 
 
 class _Forkable(Protocol):
+    def before_fork(self) -> None: ...
+    def after_fork_in_parent(self) -> None: ...
     def after_fork(self) -> None: ...
+
+
+class ForkGate:
+    """Entered for as long as a thread is in something that a fork must not cut in two. For any thread."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._condition:
+            while self._closed:
+                self._condition.wait()
+            self._inside += 1
+
+    def __exit__(self, *_details: object) -> None:
+        with self._condition:
+            self._inside -= 1
+            self._condition.notify_all()
+
+    def close(self, timeout: float) -> bool:
+        """Lets nobody in until `open`, and waits up to `timeout` seconds for those inside; True if all have left."""
+        with self._condition:
+            self._closed = True
+            return self._condition.wait_for(lambda: self._inside == 0, timeout)
+
+    def open(self) -> None:
+        """Ends `close`."""
+        with self._condition:
+            self._closed = False
+            self._condition.notify_all()
 
 
 _forkable: weakref.WeakSet[_Forkable] = weakref.WeakSet()
@@ -19,7 +58,7 @@ _kept: list[object] = []
 
 
 def on_fork(thing: _Forkable) -> None:
-    """Has `thing.after_fork()` called in every child that this process forks, as long as `thing` lives."""
+    """Has `thing` told of every fork of this process, as long as it lives: before, and after in parent and child."""
     _forkable.add(thing)
 
 
@@ -39,10 +78,21 @@ def keep_for_ever(things: Iterable[object]) -> None:
         return
 
 
+def _before() -> None:
+    for thing in list(_forkable):
+        with suppress(Exception):
+            thing.before_fork()
+
+
+def _in_parent() -> None:
+    for thing in list(_forkable):
+        thing.after_fork_in_parent()
+
+
 def _in_child() -> None:
     for thing in list(_forkable):
         thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

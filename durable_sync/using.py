@@ -65,8 +65,8 @@ class TransactionalExecutor:
         self._storage = storage
         self._rows = rows
         self._commits = commits
-        self._session, self._connection = _opened(transaction)
-        _refuse_other_database(self._connection.engine.url, storage.database.url)
+        self._transaction = transaction
+        self._open()
 
     def enqueue(self, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Like `DurableExecutor.enqueue`, in the caller's transaction."""
@@ -76,12 +76,19 @@ class TransactionalExecutor:
         """Like `DurableExecutor.enqueue_many`, in the caller's transaction."""
         made = list(calls)
         with shielded():
-            stored = self._storage.enqueue_within(self._connection, self._rows(made))
-            self._commits.expect(self._session or self._connection)
+            session, connection = self._open()
+            stored = self._storage.enqueue_within(connection, self._rows(made))
+            self._commits.expect(session or connection)
         return [
             TaskHandle(self._desk, call.task, enqueued.execution_id, created=enqueued.created)
             for call, enqueued in zip(made, stored, strict=True)
         ]
+
+    def _open(self) -> tuple[Session | None, Connection]:
+        # Anew for each enqueue: a session has another connection in its next transaction.
+        session, connection = _opened(self._transaction)
+        _refuse_other_database(connection.engine.url, self._storage.database.url)
+        return session, connection
 
 
 def _opened(transaction: object) -> tuple[Session | None, Connection]:

@@ -70,14 +70,10 @@ class Lease:
                 self._disturbed_at = now
             self._valid_until = asked_at + self.duration
 
-    def held_up(self) -> None:
-        """Something had to wait for the database here, so perhaps renewals elsewhere have, too."""
-        with self._lock:
-            self._disturbed_at = time.monotonic()
-
     def may_reap(self) -> bool:
-        """False for a while after renewals were held up here: others were perhaps held up too, and aren't dead."""
-        return self.remaining > 0 and time.monotonic() - self._disturbed_at > self.renewal_interval * 1.5
+        """False while renewals are held up here and for a while after: others may be held up too, and aren't dead."""
+        overdue = self.remaining < self.duration - 2 * self.renewal_interval
+        return not overdue and time.monotonic() - self._disturbed_at > self.renewal_interval * 1.5
 
     def reincarnate(self) -> Incarnation:
         """The present incarnation is dead: goes on as another, without a lease until it is registered."""

@@ -14,8 +14,6 @@ from durable_sync.storage.storage import Storage
 __all__ = ["Reaper"]
 
 _BURY_SECONDS = 300.0
-_HELD_UP_SECONDS = 0.1
-"""A sweep that waited longer than this for its turn to write may have overtaken renewals that waited beside it."""
 _GAVE_UP = ErrorInfo(
     "TaskError",
     "the process that ran it died, and it has been recovered max_recoveries times before: perhaps it is this task that "
@@ -39,7 +37,7 @@ class Reaper(Loop):
 
     def step(self) -> float:
         """Sweeps if a look shows that there is reason to."""
-        survey = self._storage.look_for_dead()
+        survey = self._storage.look_for_dead(spare=self._lease.executor_id)
         if survey.work:
             if not self._lease.may_reap():
                 return min(self._lease.renewal_interval, 0.25)
@@ -52,14 +50,10 @@ class Reaper(Loop):
         return min(until_expiry, self._lease.duration / 2)
 
     def _sweep(self) -> bool:
-        asked_at = time.monotonic()
-
-        def was_not_held_up() -> bool:
-            if time.monotonic() - asked_at > _HELD_UP_SECONDS:
-                self._lease.held_up()
-            return self._lease.may_reap()
-
-        reaped = self._storage.reap(gave_up=_GAVE_UP.to_json(), may_mark=was_not_held_up)
+        # Asked again, because the sweep may have waited itself for its turn to write.
+        reaped = self._storage.reap(
+            gave_up=_GAVE_UP.to_json(), may_mark=self._lease.may_reap, spare=self._lease.executor_id
+        )
         for executor_id in reaped.dead:
             self.log.warning("reap: executor %s has not renewed its lease; what it ran is recovered", executor_id)
         for task_id, execution_id, executor_id in reaped.recovered:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from durable_sync.errors import ConfigurationError, DurableError
+from durable_sync.forks import ForkGate
 from durable_sync.storage.dialects import PORTABLE_OPTION, Dialect, Fault, dialect_for, require_driver, with_driver
 
 __all__ = ["Database", "Transaction"]
@@ -60,6 +61,7 @@ class Database:
         if problem is not None:
             raise ConfigurationError(problem)
         self._writer = threading.Lock()
+        self._gate = ForkGate() if self.dialect.in_process else None
         self._in_flight: dict[int, tuple[float, str, Any]] = {}
         self._raw: dict[int, Any] = {}
         self.engine = self._make_engine()
@@ -153,7 +155,8 @@ class Database:
         uncertain = False
         for tries in count():
             try:
-                return attempt(uncertain)
+                with self._gate or nullcontext():
+                    return attempt(uncertain)
             except Exception as error:
                 fault = Fault.CONTENTION if isinstance(error, _WriterBusyError) else self.dialect.fault(error)
                 if fault not in {Fault.CONTENTION, Fault.OUTAGE}:
@@ -187,6 +190,20 @@ class Database:
             with suppress(Exception):
                 self.dialect.cut(raw)
         return [verb for _since, verb, _raw in overdue]
+
+    def rest(self) -> None:
+        """Before a fork: waits for what is under way, and closes what a child must not inherit, until `resume`.
+
+        SQLite forgets its locks on a file only once all connections to it are closed; with that memory a child would
+        believe to hold locks that are its parent's.
+        """
+        if self._gate is not None and self._gate.close(self._busy_seconds + 1.0):
+            self.engine.dispose()
+
+    def resume(self) -> None:
+        """Ends `rest`."""
+        if self._gate is not None:
+            self._gate.open()
 
     def dispose(self) -> None:
         """Closes the pool's idle connections; those in use close when they are returned."""

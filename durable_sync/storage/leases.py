@@ -117,10 +117,10 @@ def _running(sql: Sql) -> tuple[ColumnElement[bool], ...]:
     return (t.c.status == ExecutionStatus.RUNNING, t.c.finished_at.is_(None))
 
 
-def mark_dead(sql: Sql, connection: Connection) -> list[str]:
-    """Marks every incarnation dead whose lease has ended; returns those that this call marked."""
+def mark_dead(sql: Sql, connection: Connection, *, spare: str = "") -> list[str]:
+    """Marks every incarnation dead whose lease has ended, but `spare`; returns those that this call marked."""
     t = sql.tables.executors
-    lapsed = (t.c.dead_at.is_(None), t.c.lease_expires_at < sql.now())
+    lapsed = (t.c.dead_at.is_(None), t.c.lease_expires_at < sql.now(), t.c.id != spare)
     suspects = connection.execute(select(t.c.id).where(*lapsed).order_by(t.c.id)).scalars().all()
     return [
         name
@@ -162,12 +162,12 @@ def _orphans(sql: Sql) -> Any:
     return query.with_for_update(skip_locked=True) if sql.dialect.skip_locked else query
 
 
-def survey(sql: Sql, connection: Connection) -> Survey:
-    """Looks, in one statement and without a lock, whether there is anything to reap."""
+def survey(sql: Sql, connection: Connection, *, spare: str = "") -> Survey:
+    """Looks, in one statement and without a lock, whether there is anything to reap; `spare`'s lease doesn't count."""
     t, e = sql.executions, sql.tables.executors
     alive = exists().where(e.c.id == t.c.executor_id, e.c.dead_at.is_(None))
     orphan = select(t.c.id).where(*_running(sql), ~alive).limit(1)
-    expiry = select(func.min(e.c.lease_expires_at) - sql.now()).where(e.c.dead_at.is_(None))
+    expiry = select(func.min(e.c.lease_expires_at) - sql.now()).where(e.c.dead_at.is_(None), e.c.id != spare)
     found, next_expiry = connection.execute(select(orphan.scalar_subquery(), expiry.scalar_subquery())).one()
     return Survey(found is not None or (next_expiry is not None and next_expiry < 0), next_expiry)
 

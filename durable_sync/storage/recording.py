@@ -23,9 +23,7 @@ class ProgressMade:
     progress: str
 
 
-def record(
-    sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool
-) -> set[tuple[str, int]]:
+def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[tuple[str, int]]:
     """Writes the outcomes whose claims still hold; returns the (execution id, claim token) of those.
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.

@@ -90,7 +90,8 @@ class Fenced:
 def update_for(sql: Sql, transition: Transition) -> Update:
     """The transition as a guarded UPDATE, to be narrowed to its rows by the caller."""
     table = sql.executions
-    rendered = {name: _render(sql, table.c[name], value) for name, value in transition.values.items()}
+    now = sql.now()
+    rendered = {name: _render(now, table.c[name], value) for name, value in transition.values.items()}
     return (
         update(table)
         .where(sql.dialect.is_in(table.c.status, sorted(transition.sources)))
@@ -167,7 +168,8 @@ def _apply_each(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> in
         return 0
     t = sql.executions
     first = group[0].transition
-    rendered = {name: _render(sql, t.c[name], value, f"v_{name}") for name, value in first.values.items()}
+    now = sql.now()
+    rendered = {name: _render(now, t.c[name], value, f"v_{name}") for name, value in first.values.items()}
     statement = (
         update(t)
         .where(
@@ -206,8 +208,9 @@ def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> 
         *(column(f"v_{n}", _carrier(t.c[n], first.values[n]).type) for n in varying),
         name="v",
     ).render_derived()
+    now = sql.now()
     rendered = {
-        name: _render(sql, t.c[name], value, given=v.c[f"v_{name}"] if name in varying else None)
+        name: _render(now, t.c[name], value, given=v.c[f"v_{name}"] if name in varying else None)
         for name, value in first.values.items()
     }
     statement = (
@@ -249,7 +252,11 @@ def _parameters(values: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def _render(
-    sql: Sql, target: Column[Any], value: Value, parameter: str | None = None, given: ColumnElement[Any] | None = None
+    now: ColumnElement[int],
+    target: Column[Any],
+    value: Value,
+    parameter: str | None = None,
+    given: ColumnElement[Any] | None = None,
 ) -> ColumnElement[Any] | None:
     """`value` as SQL; its variable part is `given`, or a parameter of that name, or written in."""
 
@@ -262,11 +269,11 @@ def _render(
         case None:
             return None
         case FirstTime():
-            return func.coalesce(target, sql.now())
+            return func.coalesce(target, now)
         case Lane():
-            return lane_case(sql.executions)
+            return lane_case(target.table)
         case Now(after):
-            return sql.now() + part(after, BigInteger())
+            return now + part(after, BigInteger())
         case Plus(amount):
             return target + part(amount, Integer() if given is None else BigInteger())
         case _:

@@ -207,17 +207,18 @@ class Storage:
         """(execution id, claim token) of all that the database says this incarnation runs."""
         return self.database.read("renew", lambda c: leases.owned(self.sql, c, executor_id))
 
-    def look_for_dead(self) -> Survey:
-        """Whether a sweep has anything to do, without taking a lock."""
-        return self.database.read("reap", lambda c: leases.survey(self.sql, c))
+    def look_for_dead(self, *, spare: str = "") -> Survey:
+        """Whether a sweep has anything to do, without taking a lock. `spare` is as for `reap`."""
+        return self.database.read("reap", lambda c: leases.survey(self.sql, c, spare=spare))
 
-    def reap(self, *, gave_up: str, may_mark: Callable[[], bool] = lambda: True) -> Reaped:
+    def reap(self, *, gave_up: str, may_mark: Callable[[], bool] = lambda: True, spare: str = "") -> Reaped:
         """Marks lapsed incarnations dead and recovers a batch of what dead ones held.
 
-        `may_mark` is asked inside the transaction, when nobody else can write any more where writers take turns.
+        `spare` is the caller's own incarnation: it is alive, if late. `may_mark` is asked inside the transaction, when
+        nobody else can write any more where writers take turns.
         """
         dead = self.database.transact(
-            "reap", lambda tx: leases.mark_dead(self.sql, tx.connection) if may_mark() else []
+            "reap", lambda tx: leases.mark_dead(self.sql, tx.connection, spare=spare) if may_mark() else []
         )
         return self.database.transact("reap", lambda tx: leases.reap(self.sql, tx.connection, dead, gave_up=gave_up))
 

@@ -46,6 +46,8 @@ class Dialect:
     """A list can be one parameter, and many rows one `unnest` of lists."""
     single_writer: ClassVar[bool] = False
     """One write transaction at a time in the whole database: threads of a process take turns."""
+    in_process: ClassVar[bool] = False
+    """A library inside this process, whose locks and open files a forked child would inherit in confusion."""
     notifies: bool = False
     """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
     autocommit_is_free: ClassVar[bool] = False

@@ -21,6 +21,7 @@ class SQLite(Dialect):
 
     update_returning = True
     single_writer = True
+    in_process = True
     autocommit_is_free = True
 
     def engine_options(self) -> dict[str, Any]:
