@@ -22,12 +22,14 @@ __all__ = [
     "from_datetime",
     "microseconds",
     "seconds",
+    "steady_seconds",
     "to_datetime",
     "wall_offset",
 ]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_THOUSAND_YEARS = 1000 * 366 * 86_400.0
 
 
 class Clock(Protocol):
@@ -58,6 +60,11 @@ class SteadyClock:
 def wall_offset() -> int:
     """Microseconds to add to the monotonic clock, by the wall clock's present reading."""
     return time.time_ns() // 1_000 - _ticks()
+
+
+def steady_seconds() -> float:
+    """Seconds on the monotonic clock that also counts while the machine is suspended, where there is one."""
+    return _ticks() / 1_000_000
 
 
 def boot_id() -> str | None:
@@ -96,6 +103,8 @@ def seconds(value: float | timedelta, option: str, *, positive: bool = False) ->
     if not math.isfinite(value) or value < 0 or (positive and value == 0):
         kind = "positive" if positive else "zero or more"
         raise ConfigurationError(f"{option} must be {kind} and finite, not {value!r}")
+    if value > _THOUSAND_YEARS:
+        raise ConfigurationError(f"{option} must be at most a thousand years, not {value!r} seconds")
     return float(value)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from numbers import Integral, Real
 from typing import TypeVar
 
 from durable_sync.errors import TaskCancelledError
@@ -114,7 +116,9 @@ class TaskContext:
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Tells how far the task is, in units of its own. Cheap: written about once a second, and at the end."""
-        self._report(Progress(done, total, message))
+        if message is not None and not isinstance(message, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"progress: message must be a string, not {message!r}")
+        self._report(Progress(_number("done", done), None if total is None else _number("total", total), message))
 
     def track(self, iterable: Iterable[T], total: float | None = None, message: str | None = None) -> Iterator[T]:
         """Iterates, and tells progress after each item; `total` is its length if it has one."""
@@ -126,3 +130,12 @@ class TaskContext:
             yield item
             done += 1
             self.progress(done, total, message)
+
+
+def _number(name: str, value: object) -> float:
+    """A plain number, of one that may be numpy's."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    raise TypeError(f"progress: {name} must be a finite number, not {value!r}")

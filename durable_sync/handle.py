@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from durable_sync.clock import deadline_after
+from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
@@ -17,24 +17,10 @@ from durable_sync.storage.records import StoredExecution
 from durable_sync.task import Task
 from durable_sync.views import error_of
 
-__all__ = ["Desk", "TaskHandle"]
+__all__ = ["TaskHandle"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-
-class Desk(Protocol):
-    """What a handle asks of its executor."""
-
-    def load(self, execution_id: str) -> StoredExecution: ...
-    def view(self, stored: StoredExecution, task: Task[..., Any] | None) -> Execution: ...
-    def output(self, stored: StoredExecution, task: Task[..., Any]) -> Any: ...
-    def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None: ...
-    def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None: ...
-    def call_back(self, execution_id: str, function: Callable[[], object]) -> None: ...
-    def finished(self, execution_ids: Collection[str]) -> set[str]: ...
-    def cancel(self, execution_id: str) -> bool: ...
-    def waiting(self) -> AbstractContextManager[None]: ...
 
 
 class TaskHandle(Generic[R_co]):

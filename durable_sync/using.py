@@ -11,9 +11,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.orm import Session, scoped_session
 
+from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import ConfigurationError
-from durable_sync.handle import Desk, TaskHandle
+from durable_sync.handle import TaskHandle
 from durable_sync.storage.records import NewExecution
 from durable_sync.storage.storage import Storage
 from durable_sync.task import Task, TaskCall
@@ -42,6 +43,9 @@ class Commits:
         self._expected.add(transaction)
 
     def _committed(self, transaction: Session | Connection) -> None:
+        # The release of a savepoint fires the event, too.
+        if isinstance(transaction, Session) and transaction.in_nested_transaction():
+            return
         if transaction in self._expected:
             self._expected.discard(transaction)
             self._announce()

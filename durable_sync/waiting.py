@@ -11,10 +11,11 @@ from datetime import timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from durable_sync.clock import deadline_after
+from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import ConfigurationError
 from durable_sync.execution import ExecutionStatus
-from durable_sync.handle import Desk, TaskHandle
+from durable_sync.handle import TaskHandle
 
 __all__ = ["DoneAndNotDone", "as_completed", "wait"]
 

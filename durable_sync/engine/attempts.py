@@ -51,9 +51,12 @@ class Attempt:
         self.reason: StopReason | None = None
         self.hooks: deque[Callable[[], object]] = deque()
         self.progress: Progress | None = None
-        self.progress_unsaved = False
+        self.progress_saved: Progress | None = None
+        """What of it the database has."""
         self.queued_at = time.monotonic()
         self.started_at = 0.0
+        self.timeout: float | None = None
+        """Seconds that it may run, once that is known."""
         self.returned = False
         """True once the function has returned: its thread is not stuck."""
         self._lock = threading.Lock()
@@ -140,7 +143,6 @@ class Attempt:
 
     def _report(self, progress: Progress) -> None:
         self.progress = progress
-        self.progress_unsaved = True
 
     def _add_hook(self, hook: Callable[[], object]) -> None:
         self.hooks.append(hook)
@@ -179,6 +181,10 @@ class Attempts:
         """A copy of what is held."""
         with self._lock:
             return list(self._held.values())
+
+    def unsettled(self) -> list[Attempt]:
+        """What has no outcome yet, whether a thread is on it or not."""
+        return [attempt for attempt in self.all() if not attempt.is_settled]
 
     def running(self) -> list[Attempt]:
         """What a thread is on."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
+from durable_sync.clock import steady_seconds
 from durable_sync.engine.attempts import Attempt, Attempts, StopReason
 from durable_sync.engine.claimer import Claimer, Pace
 from durable_sync.engine.heartbeat import Heartbeat
-from durable_sync.engine.interrupt import Interrupted
 from durable_sync.engine.interrupter import Interrupter
 from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
@@ -56,14 +56,15 @@ class Background:
         self.settings = settings
         self.log = settings.logger or logging.getLogger(__name__)
         self._storage = storage
-        self.lifeline = storage.sibling()
+        # Half a lease, so that a renewal can be tried again before the lease ends.
+        self.lifeline = storage.sibling(limit=settings.lease / 2)
         self._messenger = messenger
         self.lease = Lease(settings.name, settings.lease)
         self.attempts = Attempts()
         self._ended = threading.Event()
         pace = Pace()
         label = settings.name
-        self.pool = WorkerPool(self._run, settings.max_workers, label)
+        self.pool = WorkerPool(self._run, settings.max_workers, label, on_free=self._freed)
         self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
         self.recorder = Recorder(label, storage, self.attempts, recorded=self._recorded)
         self.claimer = Claimer(
@@ -107,7 +108,7 @@ class Background:
             *messenger.loops,
             self.claimer,
         ]
-        self.supervisor = Supervisor(label, loops, check=self._check)
+        self.supervisor = Supervisor(label, loops)
         if settings.logger is not None:
             for loop in (*loops, self.supervisor):
                 loop.log = settings.logger
@@ -115,7 +116,7 @@ class Background:
 
     def start(self) -> None:
         """Registers this incarnation, then starts the loops."""
-        asked_at = time.monotonic()
+        asked_at = steady_seconds()
         self._storage.register(self.lease.incarnation, patience=10.0)
         self.lease.renewed(asked_at)
         self.supervisor.start_all()
@@ -134,12 +135,14 @@ class Background:
 
     def _run(self, attempt: Attempt) -> None:
         self._runner.run(attempt)
+
+    def _freed(self) -> None:
         if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
             self.claimer.wake()
         self._ended.set()
 
     def _given_up(self, attempt: Attempt) -> None:
-        self.recorder.put(attempt, self._runner.judge(attempt, Interrupted()))
+        self.recorder.put(attempt, self._runner.judge_given_up(attempt))
 
     def _recorded(self, held: Sequence[tuple[Attempt, Transition]]) -> None:
         finished = [attempt.claimed.execution_id for attempt, transition in held if transition.target.is_finished]
@@ -167,15 +170,6 @@ class Background:
             if attempt.unqueue():
                 self.attempts.drop(attempt)
 
-    def _check(self) -> None:
-        # Half a lease, so that a renewal can be tried again before the lease ends.
-        for storage, limit in (
-            (self.lifeline, self.settings.lease / 2),
-            (self._storage, max(self.settings.lease, 30.0)),
-        ):
-            for verb in storage.database.cut_overdue(limit):
-                self.log.warning("%s: the database has not answered for %g s; its connection is cut", verb, limit)
-
     # --- stopping -------------------------------------------------------------------------------
 
     def shutdown(self, timeout: float | None) -> None:
@@ -187,8 +181,8 @@ class Background:
             attempt.shutdown_signal.set()
         self._await_running(deadline)
         last = time.monotonic() + _LAST_WRITES_SECONDS
-        for attempt in self.attempts.running():
-            self._release_running(attempt)
+        for attempt in self.attempts.unsettled():
+            self._release_unsettled(attempt)
         self._await(lambda: self.recorder.idle, last - 1.0)
         self._resign()
         self._stop_loops(last)
@@ -201,13 +195,14 @@ class Background:
             return
         # What still waits for the database's answer is not worth more time.
         for storage in (self.lifeline, self._storage):
-            storage.database.cut_overdue(0)
+            storage.database.watchdog.cut_all()
         unfinished = self.supervisor.stop_all(1.0)
         if unfinished:
             self.log.warning("shutdown: threads that have not ended: %s", ", ".join(unfinished))
 
     def _await_running(self, deadline: float | None) -> None:
-        self._await(lambda: not self.attempts.running(), deadline)
+        # Not only what runs: a worker may hold one that it has not begun.
+        self._await(lambda: not self.attempts.unsettled(), deadline)
 
     def _await(self, condition: Callable[[], bool], deadline: float | None) -> None:
         while not condition():
@@ -217,7 +212,10 @@ class Background:
             self._ended.clear()
             self._ended.wait(left)
 
-    def _release_running(self, attempt: Attempt) -> None:
+    def _release_unsettled(self, attempt: Attempt) -> None:
+        if attempt.unqueue():
+            self.recorder.put(attempt, release(started=False))
+            return
         self.interrupter.stop_attempt(attempt, StopReason.SHUTDOWN)
         if attempt.settle():
             self.log.warning(

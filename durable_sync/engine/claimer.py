@@ -9,7 +9,9 @@ from durable_sync.engine.attempts import Attempt, Attempts
 from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.pool import WorkerPool
+from durable_sync.engine.quarantine import Quarantine
 from durable_sync.storage.claiming import Glimpse
+from durable_sync.storage.records import ClaimedExecution
 from durable_sync.storage.storage import Storage
 from durable_sync.task import TaskRegistry
 from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
@@ -22,8 +24,6 @@ _MAX_PREFETCH = 500
 _QUEUED_TOO_LONG = 0.1
 _QUICKEST_POLL = 0.02
 _MAX_EAGERNESS = 8
-_SOLO_PATIENCE = 30.0
-"""Seconds that work in the solo lane waits for this process to be idle, before it runs beside other work."""
 
 
 class Pace:
@@ -69,7 +69,7 @@ class Claimer(Loop):
         self._storage = storage
         self._registry = registry
         self._queues = queues
-        self._known_queues: set[str] = set(queues or ())
+        self._seen_queues: dict[str, set[str]] = {}
         self._lease = lease
         self._pool = pool
         self._attempts = attempts
@@ -79,8 +79,7 @@ class Claimer(Loop):
         self._poll = poll_interval
         self._discovered_at = float("-inf")
         self._eagerness = 1
-        self._timer_at = float("inf")
-        self._solo_since: float | None = None
+        self._quarantine = Quarantine(attempts, pool)
         self.backlog = True
         """There may be more to claim than the last look took."""
         self.refill_at = 0
@@ -96,21 +95,22 @@ class Claimer(Loop):
     def step(self) -> float:
         """Claims what fits; returns when to look again."""
         self._release_stale()
+        # Read before the lease is asked: should it change, the claim fails instead of having an unknown owner.
+        executor_id = self._lease.executor_id
         tasks = [task.id for task in self._registry]
         wanted = self._wanted()
         self.refill_at = -(self._prefetch() // 2)
-        if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._solo_is_running():
+        if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._quarantine.admits_nothing():
+            self.backlog = True
             return min(self._poll_interval, _QUEUED_TOO_LONG if self._pool.room < 0 else self._poll_interval)
-        glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discover=self._may_discover())
-        if glimpse.timer_in is not None and glimpse.timer_in <= 0:
-            self._storage.promote_due()
+        glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discovers=self._may_discover())
+        if self._learn_queues(glimpse):
             return 0.0
-        if glimpse.queues and self._queues is None:
-            self._known_queues |= glimpse.queues
+        if glimpse.timer_in is not None and glimpse.timer_in <= 0 and self._storage.promote_due():
             return 0.0
-        claimed = self._claim(glimpse.candidates, wanted) if glimpse.candidates else 0
-        if glimpse.recovered:
-            claimed += self._claim_recovered(tasks)
+        claimed = self._claim_recovered(tasks, executor_id) if glimpse.recovered else 0
+        if not self._quarantine.admits_nothing():
+            claimed += self._claim(glimpse.candidates, wanted - claimed, executor_id)
         return self._next_look(glimpse, claimed, wanted)
 
     def _wanted(self) -> int:
@@ -125,30 +125,37 @@ class Claimer(Loop):
     def _may_discover(self) -> bool:
         return self._queues is None and time.monotonic() - self._discovered_at >= self._poll_interval * 0.9
 
-    def _peek(self, tasks: Sequence[str], lane: int, limit: int, *, discover: bool) -> Glimpse:
-        if self._queues is None:
-            self._known_queues |= {task.declaration.queue for task in self._registry}
-        if discover:
+    def _peek(self, tasks: Sequence[str], lane: int, limit: int, *, discovers: bool = False) -> Glimpse:
+        if discovers:
             self._discovered_at = time.monotonic()
         return self._storage.peek(
-            tasks=tasks,
-            queues=sorted(self._known_queues),
+            queues={task: self._queues_of(task) for task in tasks},
             lane=lane,
             limit=limit * self._eagerness,
-            discover=discover,
+            discovers=discovers,
         )
 
-    def _claim(self, candidates: Sequence[str], limit: int) -> int:
+    def _queues_of(self, task_id: str) -> Sequence[str]:
+        """The queues in which to look for a task: those served, or those it was seen in."""
+        if self._queues is not None:
+            return sorted(self._queues)
+        task = self._registry.get(task_id)
+        declared = set[str]() if task is None else {task.declaration.queue}
+        return sorted(declared | self._seen_queues.get(task_id, set()))
+
+    def _learn_queues(self, glimpse: Glimpse) -> bool:
+        for task_id, queue in glimpse.queues:
+            self._seen_queues.setdefault(task_id, set()).add(queue)
+        return bool(glimpse.queues)
+
+    def _claim(self, candidates: Sequence[str], limit: int, executor_id: str) -> int:
+        if not candidates or limit <= 0:
+            return 0
         self.claiming_since = time.monotonic()
         try:
-            claimed = self._storage.claim(candidates, limit=limit, executor_id=self._lease.executor_id)
+            claimed = self._storage.claim(candidates, limit=limit, executor_id=executor_id)
             for execution in claimed:
-                task = self._registry.get(execution.task_id)
-                if task is None:
-                    raise AssertionError(f"claimed an execution of the unknown task {execution.task_id!r}")
-                attempt = Attempt(execution, task)
-                self._attempts.add(attempt)
-                self._pool.submit(attempt)
+                self._take_in(execution)
         finally:
             self.claiming_since = None
         # Others took what we saw: look further next time, where they aren't.
@@ -158,36 +165,35 @@ class Claimer(Loop):
             self.log.debug("claim: %d executions", len(claimed))
         return len(claimed)
 
-    def _claim_recovered(self, tasks: Sequence[str]) -> int:
-        """One that was recovered before, if none runs here: should the process die again, blame finds the right one."""
-        if any(attempt.claimed.recoveries for attempt in self._attempts.all()):
+    def _take_in(self, execution: ClaimedExecution) -> None:
+        task = self._registry.get(execution.task_id)
+        if task is None:
+            raise AssertionError(f"claimed an execution of the unknown task {execution.task_id!r}")
+        attempt = Attempt(execution, task)
+        self._attempts.add(attempt)
+        try:
+            # A shutdown may have given up waiting for this claim.
+            if not self.stopping:
+                self._pool.submit(attempt)
+                return
+        except RuntimeError as error:
+            self.log.warning("claim: %s: given back, because no thread can be started: %s", attempt, error)
+        if attempt.unqueue():
+            self._give_back(attempt)
+
+    def _claim_recovered(self, tasks: Sequence[str], executor_id: str) -> int:
+        """One that was recovered before, if the quarantine admits one. Before other work: it has waited longer."""
+        if not self._quarantine.admits_suspect():
             return 0
-        suspects = self._peek(tasks, SUSPECT_LANE, 1, discover=False).candidates
-        if not suspects:
-            suspects = self._solo_candidates(tasks)
-        return self._claim(suspects, 1) if suspects else 0
-
-    def _solo_candidates(self, tasks: Sequence[str]) -> Sequence[str]:
-        found = self._peek(tasks, SOLO_LANE, 1, discover=False).candidates
-        now = time.monotonic()
-        if not found:
-            self._solo_since = None
-            return []
-        if self._solo_since is None:
-            self._solo_since = now
-        if self._pool.load and now - self._solo_since < _SOLO_PATIENCE:
-            return []
-        self._solo_since = None
-        return found
-
-    def _solo_is_running(self) -> bool:
-        attempts = self._attempts.all() if len(self._attempts) == 1 else []
-        return any(self._is_solo(attempt) for attempt in attempts)
-
-    @staticmethod
-    def _is_solo(attempt: Attempt) -> bool:
-        claimed = attempt.claimed
-        return claimed.recoveries > 0 and claimed.recoveries >= claimed.max_recoveries
+        for lane in (SUSPECT_LANE, SOLO_LANE):
+            glimpse = self._peek(tasks, lane, 1, discovers=self._queues is None)
+            if self._learn_queues(glimpse):
+                glimpse = self._peek(tasks, lane, 1)
+            if lane == SOLO_LANE and not self._quarantine.admits_solo(waits=bool(glimpse.candidates)):
+                return 0
+            if glimpse.candidates:
+                return self._claim(glimpse.candidates, 1, executor_id)
+        return 0
 
     def _release_stale(self) -> None:
         """Gives back what has waited too long behind long runs: another process may be idle."""
@@ -209,11 +215,12 @@ class Claimer(Loop):
         return len(taken)
 
     def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int) -> float:
-        if claimed >= wanted or (glimpse.candidates and claimed < len(glimpse.candidates)):
-            self.backlog = True
+        seen = len(glimpse.candidates)
+        self.backlog = claimed >= wanted or claimed < seen
+        if self.backlog:
             self._poll = _QUICKEST_POLL
-            return 0.0
-        self.backlog = False
+            # What is seen and can't be had is locked by somebody, perhaps for long.
+            return 0.0 if claimed else _QUICKEST_POLL * self._eagerness / 2
         self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._poll_interval)
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
-        return max(min(self._poll, until_timer), 0.001)
+        return min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL)

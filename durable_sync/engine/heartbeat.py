@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from durable_sync.clock import steady_seconds
 from durable_sync.engine.attempts import Attempt, Attempts, StopReason
 from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
@@ -37,11 +38,12 @@ class Heartbeat(Loop):
         super().__init__(label)
         self._storage = storage
         self._lease = lease
+        self.longest_back_off = min(self.longest_back_off, lease.duration / 10)
         self._attempts = attempts
         self._claiming_since = claiming_since
         self._stop_attempt = stop_attempt
         self._lost = lost
-        self._renewed_at = time.monotonic()
+        self._renewed_at = steady_seconds()
         self._strangers: dict[tuple[str, int], float] = {}
         self._warned = False
 
@@ -49,18 +51,18 @@ class Heartbeat(Loop):
         """Renews when due; compares then, and more often while anything runs."""
         if self._lease.remaining <= 0:
             self._signal_lapsed()
-        renews = time.monotonic() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0
+        renews = steady_seconds() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0
         if renews:
             self._renew()
         # Also while nothing runs: what never arrived may be all that there is.
         if renews or len(self._attempts) or self._strangers:
             self._compare()
             save_progress(self._storage, self._attempts.running())
-        due = self._renewed_at + self._lease.renewal_interval - time.monotonic()
+        due = self._renewed_at + self._lease.renewal_interval - steady_seconds()
         return max(min(due, _COMPARE_SECONDS), 0.01)
 
     def _renew(self) -> None:
-        asked_at = time.monotonic()
+        asked_at = steady_seconds()
         if self._storage.renew(self._lease.incarnation):
             self._lease.renewed(asked_at)
             self._renewed_at = asked_at
@@ -83,7 +85,7 @@ class Heartbeat(Loop):
         self._lost()
         for attempt in held:
             self._stop_attempt(attempt, StopReason.REVOKED)
-        asked_at = time.monotonic()
+        asked_at = steady_seconds()
         self._storage.register(incarnation)
         self._lease.renewed(asked_at)
         self._renewed_at = asked_at
@@ -109,6 +111,8 @@ class Heartbeat(Loop):
         for identity, attempt in before.items():
             if identity not in owned and attempt.is_running and self._stop_attempt(attempt, StopReason.REVOKED):
                 self.log.info("renew: %s: no longer ours, so it is stopped", attempt)
+            elif identity not in owned and attempt.unqueue():
+                self._attempts.drop(attempt)
         # Asked before the look into memory: a claim that ends between the two has arrived there.
         claiming_since = self._claiming_since()
         known = {attempt.identity for attempt in self._attempts.all()}

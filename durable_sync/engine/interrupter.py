@@ -18,7 +18,7 @@ COOPERATION_SECONDS = 0.25
 """How long a function that takes `ctx` may look at its signal before an exception is raised in it."""
 GRACE_SECONDS = 5.0
 """How long after that exception a thread is given up on."""
-_CROWDED = 1000
+_CROWDED = 64
 """Entries after which those of attempts that have ended are cleared out."""
 
 

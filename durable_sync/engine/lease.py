@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 import uuid
 
+from durable_sync.clock import steady_seconds
 from durable_sync.storage.leases import Incarnation
 
 __all__ = ["Lease"]
@@ -21,8 +21,8 @@ _SAFETY = 0.1
 class Lease:
     """The incarnation that this executor lives as, and until when. For any thread.
 
-    Measured on this process's monotonic clock from *before* a renewal was sent, so it ends here no later than in
-    the database.
+    Measured from *before* a renewal was sent, so it ends here no later than in the database, and on a clock that also
+    counts while the machine is suspended, as the database's may.
     """
 
     def __init__(self, name: str, duration: float) -> None:
@@ -55,15 +55,15 @@ class Lease:
     @property
     def remaining(self) -> float:
         """Seconds until the lease ends; negative when it has."""
-        return self._valid_until - time.monotonic()
+        return self._valid_until - steady_seconds()
 
     def may_start_work(self) -> bool:
         """False once the lease is about to end without a renewal."""
         return self.remaining > self.duration * _SAFETY
 
     def renewed(self, asked_at: float) -> None:
-        """A renewal sent at `asked_at` (monotonic seconds) has succeeded."""
-        now = time.monotonic()
+        """A renewal sent at `asked_at` (steady seconds) has succeeded."""
+        now = steady_seconds()
         with self._lock:
             late = self._valid_until > 0 and asked_at + self.duration - self._valid_until > 2 * self.renewal_interval
             if late or now - asked_at > self.renewal_interval:
@@ -73,7 +73,7 @@ class Lease:
     def may_reap(self) -> bool:
         """False while renewals are held up here and for a while after: others may be held up too, and aren't dead."""
         overdue = self.remaining < self.duration - 2 * self.renewal_interval
-        return not overdue and time.monotonic() - self._disturbed_at > self.renewal_interval * 1.5
+        return not overdue and steady_seconds() - self._disturbed_at > self.renewal_interval * 1.5
 
     def reincarnate(self) -> Incarnation:
         """The present incarnation is dead: goes on as another, without a lease until it is registered."""

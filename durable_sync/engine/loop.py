@@ -10,7 +10,6 @@ from typing import ClassVar
 __all__ = ["Loop"]
 
 _FIRST_BACK_OFF = 0.05
-_LONGEST_BACK_OFF = 2.0
 
 
 class Loop:
@@ -23,6 +22,8 @@ class Loop:
 
     name: ClassVar[str]
     """The verb, which also names the thread and the log lines."""
+    longest_back_off: float = 2.0
+    """Seconds."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -86,7 +87,7 @@ class Loop:
             delay = self.step()
         except Exception as error:
             self._failures += 1
-            delay = min(_FIRST_BACK_OFF * 2 ** min(self._failures - 1, 10), _LONGEST_BACK_OFF) * random.uniform(
+            delay = min(_FIRST_BACK_OFF * 2 ** min(self._failures - 1, 10), self.longest_back_off) * random.uniform(
                 0.5, 1.0
             )
             self._complain(error, delay)

@@ -146,13 +146,14 @@ class Recorder(Loop):
 
 def save_progress(storage: Storage, attempts: Sequence[Attempt]) -> None:
     """Writes the progress that these attempts have made since it was last written."""
-    made: list[ProgressMade] = []
-    for attempt in attempts:
-        if attempt.progress_unsaved and attempt.progress is not None:
-            attempt.progress_unsaved = False
-            made.append(ProgressMade(*attempt.identity, attempt.progress.to_json()))
+    unsaved = [(attempt, attempt.progress) for attempt in attempts if attempt.progress is not attempt.progress_saved]
+    made = [
+        ProgressMade(*attempt.identity, progress.to_json()) for attempt, progress in unsaved if progress is not None
+    ]
     if made:
         storage.save_progress(made)
+        for attempt, progress in unsaved:
+            attempt.progress_saved = progress
 
 
 def _first_line(error: Any) -> str:

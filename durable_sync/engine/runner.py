@@ -66,12 +66,12 @@ class Runner:
 
     def _outcome(self, attempt: Attempt) -> Transition:
         try:
-            timeout = self._timeout(attempt)
+            attempt.timeout = _timeout(attempt)
             arguments = attempt.task.schema.loads(self._serializer, attempt.claimed.input)
         except Exception as error:
             return self._ends_unretried(attempt, error)
-        if timeout is not None:
-            self._watch(attempt, timeout)
+        if attempt.timeout is not None:
+            self._watch(attempt, attempt.timeout)
         try:
             output = attempt.interruptible.run(lambda: _call(attempt, arguments))
         except BaseException as error:
@@ -83,12 +83,6 @@ class Runner:
         except SerializationError as error:
             return self._ends_unretried(attempt, error)
         return self._judge_output(attempt, output) or complete(text)
-
-    def _timeout(self, attempt: Attempt) -> float | None:
-        if attempt.claimed.timeout is not None:
-            return attempt.claimed.timeout / 1_000_000
-        by_attempt = attempt.task.declaration.timeout
-        return None if by_attempt is None else by_attempt(attempt.claimed.starts - 1)
 
     def _encode(self, attempt: Attempt, output: Any) -> str:
         try:
@@ -102,6 +96,14 @@ class Runner:
             )
         return text
 
+    def judge_given_up(self, attempt: Attempt) -> Transition:
+        """The outcome of an attempt that did not stop when it was told to."""
+        try:
+            return self.judge(attempt, Interrupted())
+        except Exception as error:
+            self.log.exception("run: %s: the runner itself failed", attempt)
+            return self._ends_unretried(attempt, error)
+
     def judge(self, attempt: Attempt, error: BaseException) -> Transition:
         """The outcome of an attempt that raised `error`, or that was stopped and raised whatever it did."""
         if attempt.reason in {StopReason.LEASE, StopReason.SHUTDOWN, StopReason.REVOKED}:
@@ -109,10 +111,8 @@ class Runner:
         if isinstance(error, ShutdownRequestedError):
             return release(started=True)
         if attempt.reason is StopReason.TIMEOUT:
-            limit = self._timeout(attempt)
-            error = TaskTimedOutError(f"the attempt was stopped after its timeout of {limit:g} s").with_traceback(
-                error.__traceback__
-            )
+            stopped = TaskTimedOutError(f"the attempt was stopped after its timeout of {attempt.timeout} s")
+            error = stopped.with_traceback(error.__traceback__)
         return self._judge_error(attempt, error)
 
     def _judge_error(self, attempt: Attempt, error: BaseException) -> Transition:
@@ -156,6 +156,13 @@ class Runner:
         info = attrs.evolve(_describe(error), retryable=False)
         self.log.info("run: %s: failed: %s: %s", attempt, info.type, info.message)
         return fail(info.to_json())
+
+
+def _timeout(attempt: Attempt) -> float | None:
+    if attempt.claimed.timeout is not None:
+        return attempt.claimed.timeout / 1_000_000
+    by_attempt = attempt.task.declaration.timeout
+    return None if by_attempt is None else by_attempt(attempt.claimed.starts - 1)
 
 
 def _policy(attempt: Attempt) -> tenacity.BaseRetrying | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from durable_sync.engine.loop import Loop
 
@@ -13,14 +13,13 @@ _CHECK_SECONDS = 1.0
 
 
 class Supervisor(Loop):
-    """Watches over the other loops, and has operations cut that the database doesn't answer."""
+    """Watches over the other loops."""
 
     name = "supervise"
 
-    def __init__(self, label: str, loops: Sequence[Loop], *, check: Callable[[], None]) -> None:
+    def __init__(self, label: str, loops: Sequence[Loop]) -> None:
         super().__init__(label)
         self._loops = loops
-        self._check = check
 
     def start_all(self) -> None:
         """Starts the loops in order, then itself."""
@@ -37,10 +36,9 @@ class Supervisor(Loop):
         return [loop.name for loop in reversed(self._loops) if not loop.stop(max(deadline - time.monotonic(), 0.0))]
 
     def step(self) -> float:
-        """Restarts dead loops, and runs the check."""
+        """Restarts dead loops."""
         for loop in self._loops:
             if not loop.alive and not loop.stopping:
                 self.log.error("supervise: the thread of %r has died; starting it again", loop.name)
                 loop.start()
-        self._check()
         return _CHECK_SECONDS

@@ -6,7 +6,7 @@ queue that this executor serves, and `take` then claims the best of what it saw,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Update,
     and_,
     cast,
+    exists,
     literal,
     null,
     select,
@@ -36,6 +37,8 @@ __all__ = ["Glimpse", "peek", "promote_due", "take"]
 
 _CANDIDATE, _TIMER, _HIGHEST_LANE, _QUEUE = range(4)
 _PROMOTED_AT_ONCE = 1000
+_MAX_BRANCHES = 200
+"""Branches in one UNION: SQLite takes 500."""
 
 
 @frozen
@@ -48,39 +51,42 @@ class Glimpse:
     """Microseconds until the next timer; zero or less if one is due; None if there is none."""
     recovered: bool = False
     """There may be recovered executions waiting."""
-    queues: frozenset[str] = frozenset()
-    """Queues with work for these tasks that were not asked about."""
+    queues: frozenset[tuple[str, str]] = frozenset()
+    """(task, queue) with work that was not asked about."""
 
 
 def peek(
     sql: Sql,
     connection: Connection,
     *,
-    tasks: Sequence[str],
-    queues: Sequence[str],
+    queues: Mapping[str, Sequence[str]],
     lane: int,
     limit: int,
-    discover: bool,
+    discovers: bool,
 ) -> Glimpse:
-    """Looks for up to `limit` executions of `tasks` in `queues` and `lane`.
+    """Looks in one lane for up to `limit` executions of the tasks, in the queues that `queues` gives for each.
 
-    With `discover`, also for queues not named. In the ordinary lane it tells of timers and of recovered work.
+    With `discovers`, also for queues not given. In the ordinary lane it tells of timers and of recovered work.
     """
-    branches = [_candidates(sql, task, queue, lane, limit) for task in tasks for queue in queues]
+    tasks = list(queues)
+    branches = [_candidates(sql, task, queue, lane, limit) for task in tasks for queue in queues[task]]
     if lane == ORDINARY_LANE:
         branches += [_next_timer(sql), _highest_lane(sql)]
-    if discover:
-        branches += [branch for task in tasks for branch in _other_queues(sql, task, sorted(queues))]
-    if not branches:
-        return Glimpse()
-    return _read(connection.execute(union_all(*(select(branch.subquery()) for branch in branches))))
+    if discovers:
+        for place, task in enumerate(tasks):
+            branches += _other_queues(sql, lane, place, task, sorted(queues[task]))
+    rows: list[Any] = []
+    for start in range(0, len(branches), _MAX_BRANCHES):
+        some = branches[start : start + _MAX_BRANCHES]
+        rows += _all(connection, union_all(*(select(branch.subquery()) for branch in some)))
+    return _read(rows, tasks)
 
 
-def _read(rows: Iterable[Any]) -> Glimpse:
+def _read(rows: Iterable[Any], tasks: Sequence[str]) -> Glimpse:
     candidates: list[tuple[int, int, str]] = []
     timer_in: int | None = None
     recovered = False
-    found: set[str] = set()
+    found: set[tuple[str, str]] = set()
     for kind, name, priority, instant in rows:
         if kind == _CANDIDATE:
             candidates.append((-priority, instant, name))
@@ -89,7 +95,7 @@ def _read(rows: Iterable[Any]) -> Glimpse:
         elif kind == _HIGHEST_LANE:
             recovered = instant > ORDINARY_LANE
         else:
-            found.add(name)
+            found.add((tasks[instant], name))
     return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
 
 
@@ -133,7 +139,7 @@ def _highest_lane(sql: Sql) -> Any:
     )
 
 
-def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Any]:
+def _other_queues(sql: Sql, lane: int, place: int, task: str, queues: Sequence[str]) -> list[Any]:
     """One look into each gap between the known queues' names, so that a long known queue costs nothing."""
     c = sql.executions.c
     if not queues:
@@ -143,8 +149,8 @@ def _other_queues(sql: Sql, task: str, queues: Sequence[str]) -> list[Any]:
         gaps += [and_(c.queue > before, c.queue < after) for before, after in pairwise(queues)]
         gaps.append(c.queue > queues[-1])
     return [
-        _branch(_QUEUE, c.queue, cast(null(), Integer), cast(null(), BigInteger))
-        .where(c.lane == ORDINARY_LANE, c.task_id == task, gap)
+        _branch(_QUEUE, c.queue, cast(null(), Integer), cast(literal(place, Integer), BigInteger))
+        .where(c.lane == lane, c.task_id == task, gap)
         .limit(1)
         for gap in gaps
     ]
@@ -166,8 +172,10 @@ def take(
 ) -> list[ClaimedExecution]:
     """Claims up to `limit` of the candidates that may still be claimed; nothing is won before COMMIT returns."""
     chosen = candidates if sql.dialect.skip_locked else candidates[:limit]
-    transition = claim(executor_id)
-    statement = update_for(sql, transition).where(sql.executions.c.lane.is_not(None))
+    owner = sql.tables.executors.c
+    # A dead owner's claim would be recovered at once, and counted.
+    alive = exists().where(owner.id == executor_id, owner.dead_at.is_(None))
+    statement = update_for(sql, claim(executor_id)).where(sql.executions.c.lane.is_not(None), alive)
     if sql.dialect.update_returning:
         rows = _all(connection, _narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql)))
     else:

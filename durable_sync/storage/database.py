@@ -6,8 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import count
 from typing import Any, TypeVar
 
@@ -19,7 +19,16 @@ from sqlalchemy.pool import QueuePool
 
 from durable_sync.errors import ConfigurationError, DurableError
 from durable_sync.forks import ForkGate
-from durable_sync.storage.dialects import PORTABLE_OPTION, Dialect, Fault, dialect_for, require_driver, with_driver
+from durable_sync.storage.dialects import (
+    PORTABLE_OPTION,
+    Dialect,
+    Fault,
+    dialect_for,
+    require_driver,
+    settled,
+    with_driver,
+)
+from durable_sync.storage.watchdog import Watchdog
 
 __all__ = ["Database", "Transaction"]
 
@@ -48,10 +57,12 @@ class Database:
     """One database, through a pool of our own. Its methods may be called from any thread.
 
     A user's engine serves only to open connections: its pool is never drained by us, and its isolation
-    level is not ours.
+    level is not ours. `limit` is how many seconds one operation may last before its connection is cut.
     """
 
-    def __init__(self, source: str | URL | Engine, *, pool_size: int = 5, busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self, source: str | URL | Engine, *, pool_size: int = 5, busy_seconds: float = 5.0, limit: float = 30.0
+    ) -> None:
         self.source = source
         self._pool_size = pool_size
         self._busy_seconds = busy_seconds
@@ -62,7 +73,7 @@ class Database:
             raise ConfigurationError(problem)
         self._writer = threading.Lock()
         self._gate = ForkGate() if self.dialect.in_process else None
-        self._in_flight: dict[int, tuple[float, str, Any]] = {}
+        self.watchdog = Watchdog(limit, self.dialect.cut)
         self._raw: dict[int, Any] = {}
         self.engine = self._make_engine()
         options: dict[str, Any] = {"durable_sync_read": True}
@@ -70,9 +81,10 @@ class Database:
             options["isolation_level"] = "AUTOCOMMIT"
         self._reading = self.engine.execution_options(**options)
 
-    def sibling(self, *, pool_size: int) -> Database:
+    def sibling(self, *, pool_size: int, limit: float) -> Database:
         """The same database through another pool, taking turns with this one where writers must."""
-        made = Database(self.source, pool_size=pool_size, busy_seconds=self._busy_seconds)
+        source = self.source if isinstance(self.source, Engine) else self.url
+        made = Database(source, pool_size=pool_size, busy_seconds=self._busy_seconds, limit=limit)
         made._writer = self._writer
         return made
 
@@ -82,7 +94,7 @@ class Database:
             pool = self.source.pool.recreate()
             options["creator"] = lambda: _detached(pool)
         else:
-            options["connect_args"] = self.dialect.connect_args(self.url)
+            options["connect_args"] = self.dialect.connect_args(self.url, self.watchdog.limit)
         engine = create_engine(
             self.url,
             poolclass=QueuePool,
@@ -102,6 +114,10 @@ class Database:
         self._raw[id(raw)] = raw
 
     def _closed(self, raw: Any, _record: Any = None) -> None:
+        self.forget(raw)
+
+    def forget(self, raw: Any) -> None:
+        """A driver's connection is closed."""
         self._raw.pop(id(raw), None)
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
@@ -129,7 +145,7 @@ class Database:
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
         with (
             self.engine.connect() as connection,
-            self.deadline(verb, connection.connection.dbapi_connection),
+            self.watchdog.watching(verb, connection.connection.dbapi_connection),
             connection.execution_options(durable_sync_verb=verb).begin(),
         ):
             return work(Transaction(connection, uncertain))
@@ -137,18 +153,9 @@ class Database:
     def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
         with (
             self._reading.connect() as connection,
-            self.deadline(verb, connection.connection.dbapi_connection),
+            self.watchdog.watching(verb, connection.connection.dbapi_connection),
         ):
             return work(connection.execution_options(durable_sync_verb=verb))
-
-    @contextmanager
-    def deadline(self, verb: str, raw: Any) -> Generator[None]:
-        """Exposes the driver's connection to `cut_overdue` for the length of the block."""
-        self._in_flight[id(raw)] = (time.monotonic(), verb, raw)
-        try:
-            yield
-        finally:
-            self._in_flight.pop(id(raw), None)
 
     def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
         started = time.monotonic()
@@ -178,18 +185,6 @@ class Database:
             "If it is this thread's own session or connection that holds the lock, enqueue inside its "
             "transaction with executor.using(session)"
         )
-
-    def cut_overdue(self, limit: float) -> list[str]:
-        """Cuts the connections of operations that have lasted over `limit` seconds; returns their verbs.
-
-        Drivers wait for ever behind a peer that acknowledges and never answers.
-        """
-        now = time.monotonic()
-        overdue = [flight for flight in list(self._in_flight.values()) if now - flight[0] > limit]
-        for _since, _verb, raw in overdue:
-            with suppress(Exception):
-                self.dialect.cut(raw)
-        return [verb for _since, verb, _raw in overdue]
 
     def rest(self) -> None:
         """Before a fork: waits for what is under way, and closes what a child must not inherit, until `resume`.
@@ -243,4 +238,4 @@ def _checked(source: str | URL | Engine) -> tuple[URL, bool]:
     require_driver(url)
     if url.get_dialect().is_async:
         raise ConfigurationError(f"durable_sync is synchronous: {url.drivername!r} is an async driver")
-    return url, False
+    return settled(url), False

@@ -34,7 +34,7 @@ from durable_sync.storage.records import NewExecution
 from durable_sync.storage.statements import BULKY, Sql
 from durable_sync.transitions import ORDINARY_LANE
 
-__all__ = ["Enqueued", "enqueue"]
+__all__ = ["Enqueued", "enqueue", "key_holders"]
 
 _MAX_ROWS = 1000
 
@@ -163,11 +163,15 @@ def _insert_arrays(sql: Sql, rows: Sequence[NewExecution]) -> Any:
 
 
 def _insert_keyed(sql: Sql, connection: Connection, row: NewExecution) -> Enqueued:
+    t = sql.executions
     for _ in range(10):
         _insert_unless_taken(sql, connection, row)
-        holder = _key_holder(sql, connection, row)
+        # Ours by its id, also if it has finished since: then an earlier try at this very enqueue wrote it.
+        if connection.execute(select(t.c.id).where(t.c.id == row.execution_id)).scalar() is not None:
+            return Enqueued(row.execution_id, True)
+        holder = _holder(sql, connection, row)
         if holder is not None:
-            return Enqueued(holder, holder == row.execution_id)
+            return Enqueued(holder, False)
         # The holder finished between the two statements, so the key is free now.
     raise DurableError(f"the key {row.key!r} of task {row.task_id!r} was taken and freed again ten times")
 
@@ -182,13 +186,24 @@ def _insert_unless_taken(sql: Sql, connection: Connection, row: NewExecution) ->
         connection.execute(insert(sql.executions).values(**values))
 
 
-def _key_holder(sql: Sql, connection: Connection, row: NewExecution) -> str | None:
+def _holder(sql: Sql, connection: Connection, row: NewExecution) -> str | None:
     t = sql.executions
-    # A locking read sees what others have committed, whatever the user's isolation level. A row that is ours by
-    # its id counts even if it has finished since: then an earlier try at this very enqueue wrote it.
-    holder = connection.execute(
-        select(t.c.id).where(t.c.task_id == row.task_id, t.c.active_key == row.key).with_for_update(read=True)
-    ).scalar()
+    query = select(t.c.id).where(t.c.task_id == row.task_id, t.c.active_key == row.key)
+    holder = connection.execute(query).scalar()
     if holder is None:
-        holder = connection.execute(select(t.c.id).where(t.c.id == row.execution_id)).scalar()
+        # A transaction of the user's may see the past; only a locking read sees what it has just collided with.
+        holder = connection.execute(query.with_for_update(read=True)).scalar()
     return holder
+
+
+def key_holders(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> dict[tuple[str, str], str]:
+    """The ids of the active executions that hold these rows' keys, by task and key."""
+    t = sql.executions
+    held: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if row.key is not None:
+            query = select(t.c.id).where(t.c.task_id == row.task_id, t.c.active_key == row.key)
+            holder = connection.execute(query).scalar()
+            if holder is not None:
+                held[row.task_id, row.key] = holder
+    return held

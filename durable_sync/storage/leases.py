@@ -7,6 +7,7 @@ that runs under an owner who isn't alive is recovered, however it came to be the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -134,7 +135,11 @@ def reap(sql: Sql, connection: Connection, dead: list[str], *, gave_up: str) -> 
 
     `gave_up` is the JSON of the error for what has been recovered too often.
     """
-    rows = connection.execute(_orphans(sql)).all()
+    seen = connection.execute(_orphans(sql)).all()
+    # Asked again under the lock: a row may have been recovered and claimed anew before it was ours to lock.
+    owners = {row.executor_id for row in seen}
+    living = _living(sql, connection, sorted(owners)) if owners else set[str]()
+    rows = [row for row in seen if row.executor_id not in living]
     changes = [
         Fenced(row.id, row.claim_token, give_up(gave_up))
         if row.recoveries >= row.max_recoveries
@@ -148,6 +153,12 @@ def reap(sql: Sql, connection: Connection, dead: list[str], *, gave_up: str) -> 
             entry = (row.task_id, row.id, row.executor_id)
             (result.given_up if change.transition.target.is_finished else result.recovered).append(entry)
     return result
+
+
+def _living(sql: Sql, connection: Connection, executor_ids: Sequence[str]) -> set[str]:
+    e = sql.tables.executors
+    query = select(e.c.id).where(sql.dialect.is_in(e.c.id, executor_ids), e.c.dead_at.is_(None))
+    return set(connection.execute(query).scalars())
 
 
 def _orphans(sql: Sql) -> Any:

@@ -41,7 +41,7 @@ class Ears:
 
     def probe(self) -> None:
         """Raises if the connection has died without a word."""
-        with self._database.deadline("listen", self._raw):
+        with self._database.watchdog.watching("listen", self._raw):
             self._raw.execute("SELECT 1")
 
     def close(self) -> None:
@@ -50,6 +50,7 @@ class Ears:
             self._database.dialect.cut(self._raw)
         with suppress(Exception):
             self._raw.close()
+        self._database.forget(self._raw)
 
 
 def _channel(storage: Storage) -> str:

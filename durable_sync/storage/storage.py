@@ -6,7 +6,7 @@ its error is raised; loops pass none, and back off by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -54,9 +54,12 @@ class Storage:
         """Prepares, without connecting; ConfigurationError for a URL that can't serve."""
         return cls(Database(source, busy_seconds=busy_seconds), tables, clock, max_payload_bytes=max_payload_bytes)
 
-    def sibling(self) -> Storage:
-        """The same through a connection of its own, which nobody else can keep busy."""
-        sibling = self.database.sibling(pool_size=1)
+    def sibling(self, *, limit: float) -> Storage:
+        """The same through a connection of its own, which nobody else can keep busy.
+
+        `limit` is how many seconds one of its operations may last.
+        """
+        sibling = self.database.sibling(pool_size=1, limit=limit)
         return Storage(sibling, self.sql.tables, self.sql.clock, max_payload_bytes=self._max_payload_bytes)
 
     # --- the tables ---------------------------------------------------------------------------
@@ -123,7 +126,19 @@ class Storage:
     def enqueue_within(self, connection: Connection, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts the rows in a transaction of the caller's."""
         self.database.dialect.adopt(connection.connection.dbapi_connection)
-        return enqueueing.enqueue(self.sql, connection, rows, uncertain=False)
+        # Looked up outside of it: to collide with a holder inside would lock its row until the caller commits.
+        keyed = [row for row in rows if row.key is not None]
+        held: dict[tuple[str, str], str] = {}
+        if keyed:
+            held = self.database.read("enqueue", lambda c: enqueueing.key_holders(self.sql, c, keyed))
+        fresh = [row for row in rows if row.key is None or (row.task_id, row.key) not in held]
+        stored = iter(enqueueing.enqueue(self.sql, connection, fresh, uncertain=False) if fresh else [])
+        return [
+            Enqueued(held[row.task_id, row.key], False)
+            if row.key is not None and (row.task_id, row.key) in held
+            else next(stored)
+            for row in rows
+        ]
 
     def cancel(self, execution_id: str, error: str, *, patience: float) -> bool:
         """Ends an active execution; False if there is none of this id."""
@@ -150,11 +165,11 @@ class Storage:
 
     # --- claim, record, release ---------------------------------------------------------------
 
-    def peek(self, *, tasks: Sequence[str], queues: Sequence[str], lane: int, limit: int, discover: bool) -> Glimpse:
+    def peek(self, *, queues: Mapping[str, Sequence[str]], lane: int, limit: int, discovers: bool) -> Glimpse:
         """Looks for what may be claimed."""
         return self.database.read(
             "claim",
-            lambda c: claiming.peek(self.sql, c, tasks=tasks, queues=queues, lane=lane, limit=limit, discover=discover),
+            lambda c: claiming.peek(self.sql, c, queues=queues, lane=lane, limit=limit, discovers=discovers),
         )
 
     def claim(self, candidates: Sequence[str], *, limit: int, executor_id: str) -> list[ClaimedExecution]:

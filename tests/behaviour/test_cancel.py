@@ -71,7 +71,7 @@ def test_work_that_waits_for_its_time_is_cancelled(executor: DurableExecutor) ->
     assert (delayed.cancelled(), retried.cancelled()) == (True, True)
 
 
-@every_path
+@one_database
 def test_finished_work_stays_finished(executor: DurableExecutor) -> None:
     """`cancel` of finished work returns False and changes nothing."""
 
@@ -87,7 +87,7 @@ def test_finished_work_stays_finished(executor: DurableExecutor) -> None:
     assert not handle.cancelled()
 
 
-@every_path
+@one_database
 def test_what_does_not_exist_cannot_be_cancelled(new_executor: NewExecutor) -> None:
     """`cancel` of an unknown execution raises `ExecutionNotFoundError`."""
     executor = new_executor()
@@ -337,7 +337,6 @@ def test_the_thread_takes_other_work_afterwards(new_executor: NewExecutor) -> No
 # by the task itself
 
 
-@every_path
 def test_a_task_may_cancel_itself(executor: DurableExecutor) -> None:
     """A task that raises `TaskCancelledError` ends as cancelled, with its message, and is not retried."""
     runs: list[int] = []

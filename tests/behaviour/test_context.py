@@ -10,7 +10,7 @@ import pytest
 from durable_sync import DurableExecutor, Progress, Signal, TaskCancelledError, TaskContext, TaskTimedOutError
 from tests.behaviour.conftest import NewExecutor
 from tests.gates import Gate
-from tests.paths import every_path, one_database
+from tests.paths import one_database
 from tests.waiting import wait_until
 
 SOON = 10.0
@@ -18,7 +18,6 @@ SOON = 10.0
 # in a task
 
 
-@every_path
 def test_the_context_knows_its_execution(executor: DurableExecutor) -> None:
     """`ctx` carries the ids of task and execution, by which the task can find itself again."""
     seen: list[tuple[str, str, int, object]] = []

@@ -168,7 +168,6 @@ def test_one_bad_call_and_none_is_written(new_executor: NewExecutor, count_execu
 # map
 
 
-@every_path
 def test_map_yields_in_order(executor: DurableExecutor, gate: Gate) -> None:
     """`map` yields outputs in the order of the items, also when later ones finish first."""
 

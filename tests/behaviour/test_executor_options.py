@@ -83,7 +83,6 @@ def test_an_unknown_option_is_refused(url: str) -> None:
         DurableExecutor(url, max_worker=3)
 
 
-@every_path
 def test_the_constructor_does_not_connect(new_executor: NewExecutor, engine: Engine, url: str) -> None:
     """Making an executor, and declaring tasks, touches no database; the first enqueue makes the tables."""
     executor = new_executor()
@@ -98,7 +97,6 @@ def test_the_constructor_does_not_connect(new_executor: NewExecutor, engine: Eng
     assert "durable_executions" in inspect(engine).get_table_names()
 
 
-@every_path
 def test_a_prefix_of_the_users_own(new_executor: NewExecutor, engine: Engine) -> None:
     """`table_prefix` keeps two sets of tables in one database apart."""
     registry = TaskRegistry()
@@ -464,7 +462,6 @@ def test_input_is_named_before_the_database_is_touched(new_executor: NewExecutor
 # migrations
 
 
-@every_path
 def test_migrate_may_be_repeated(new_executor: NewExecutor) -> None:
     """`migrate` on up-to-date tables does nothing, and loses nothing."""
     executor = new_executor()
@@ -497,7 +494,6 @@ def test_absent_tables_are_told_of(new_executor: NewExecutor, engine: Engine) ->
     assert executor.enqueue(work).wait(timeout=SOON).is_finished
 
 
-@every_path
 def test_newer_tables_are_refused(new_executor: NewExecutor, engine: Engine) -> None:
     """Tables that a later version of the library has made are refused, and left as they are."""
     new_executor().migrate()

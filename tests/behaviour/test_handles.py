@@ -105,7 +105,6 @@ def test_a_timeout_of_zero_only_looks(executor: DurableExecutor, gate: Gate) -> 
     assert handle.result(timeout=0) == "done"
 
 
-@every_path
 def test_result_raises_what_the_execution_ended_with(executor: DurableExecutor) -> None:
     """`result` raises a `TaskError` with `.execution`, and with the remote traceback shown as a note."""
 
@@ -301,7 +300,6 @@ def test_running_execution_ids(executor: DurableExecutor, gate: Gate) -> None:
 # callbacks
 
 
-@every_path
 def test_a_callback_is_called_once(executor: DurableExecutor, gate: Gate) -> None:
     """A done callback is called with the handle, once, whether it was added before or after the end."""
     calls: list[TaskHandle[str]] = []
@@ -364,7 +362,6 @@ def test_a_callback_may_ask_the_handle(executor: DurableExecutor) -> None:
 # waiting for many
 
 
-@every_path
 def test_as_completed_yields_in_the_order_of_ends(executor: DurableExecutor, gates: dict[str, Gate]) -> None:
     """`as_completed` yields each handle as its execution finishes, whatever it ends with."""
     handles = enqueue_at_gates(executor, gates)
@@ -404,7 +401,6 @@ def test_as_completed_of_nothing_and_of_twins(executor: DurableExecutor) -> None
     assert set(as_completed([handle, twin, handle], timeout=SOON)) == {handle, twin}
 
 
-@every_path
 def test_wait_for_all(executor: DurableExecutor, gates: dict[str, Gate]) -> None:
     """`wait` returns when all have finished, or, without an error, when `timeout` has passed."""
     handles = enqueue_at_gates(executor, gates)
@@ -454,7 +450,6 @@ def test_wait_refuses_an_unknown_condition(executor: DurableExecutor) -> None:
         wait([], return_when="SOMETIMES")
 
 
-@every_path
 def test_handles_of_several_executors_are_waited_for_together(new_executor: NewExecutor) -> None:
     """`wait` and `as_completed` take handles of different executors."""
     registry = TaskRegistry()

@@ -36,7 +36,6 @@ def test_a_key_that_is_active_is_not_enqueued_again(
     assert count_executions() == 1
 
 
-@every_path
 def test_a_key_is_held_while_its_execution_runs(executor: DurableExecutor, gate: Gate) -> None:
     """A running execution holds its key; the handle that a repeated enqueue returns has its result."""
 

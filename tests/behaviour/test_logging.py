@@ -65,7 +65,7 @@ def test_a_fenced_outcome_is_a_warning_that_says_what_to_do(
     gone.start()
     handle = gone.enqueue(task)
     gate.wait_for_arrivals()
-    background = gone._background
+    background = gone._desk.background
     assert background is not None
     background.supervisor.stop()
     background.heartbeat.stop()

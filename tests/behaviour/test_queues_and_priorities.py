@@ -55,7 +55,6 @@ def test_an_executor_runs_only_the_queues_it_serves(new_executor: NewExecutor) -
     assert report.wait(timeout=SOON).queue == "reports"
 
 
-@every_path
 def test_an_executor_of_all_queues_finds_unknown_ones(new_executor: NewExecutor) -> None:
     """With `queues=None` also those are served that only an enqueue in another process names."""
     log = Log()

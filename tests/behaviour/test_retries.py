@@ -76,7 +76,6 @@ def test_without_retry_the_first_error_is_the_end(executor: DurableExecutor) -> 
     assert "durable_sync/engine" not in ended.error.traceback.replace("\\", "/")
 
 
-@every_path
 def test_a_later_success_clears_the_error(executor: DurableExecutor) -> None:
     """An execution that fails and then succeeds is completed, without an error."""
     flaky = Flaky(OSError("away"), OSError("still away"))
@@ -192,7 +191,7 @@ def test_a_result_refused_to_the_last_fails_the_task(executor: DurableExecutor) 
     assert "did not accept the result" in ended.error.message
 
 
-@every_path
+@one_database
 def test_not_retryable_is_the_end(executor: DurableExecutor) -> None:
     """`TaskError(message, retryable=False)` fails at once, whatever the policy says."""
     flaky = Flaky(TaskError("no such customer", retryable=False))
@@ -334,7 +333,6 @@ def test_time_spent_is_remembered(new_executor: NewExecutor, clock: ManualClock)
 # what the task sees
 
 
-@every_path
 def test_the_context_tells_of_the_attempts_before(executor: DurableExecutor) -> None:
     """`attempt` is how often it was started before; `prev_error` is what the last attempt ended with."""
     seen: list[tuple[int, ErrorInfo | None]] = []

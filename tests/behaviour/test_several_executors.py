@@ -89,7 +89,6 @@ def test_unknown_tasks_are_left_alone(new_executor: NewExecutor) -> None:
     assert unknown.result(timeout=SOON) == "added"
 
 
-@every_path
 def test_tasks_may_be_added_while_the_executor_runs(executor: DurableExecutor, new_executor: NewExecutor) -> None:
     """A task declared after the start is run, also what was enqueued for it before it was declared here."""
     client = new_executor()
@@ -216,7 +215,7 @@ def test_work_of_an_executor_that_is_gone_is_recovered(new_executor: NewExecutor
     gone.start()
     handle = gone.enqueue(task)
     gate.wait_for_arrivals()
-    background = gone._background
+    background = gone._desk.background
     assert background is not None
     background.supervisor.stop()
     background.heartbeat.stop()

@@ -51,7 +51,6 @@ def sleepless(seconds: float = SOON) -> None:
 # what runs
 
 
-@every_path
 def test_running_work_may_end(new_executor: NewExecutor, gate: Gate) -> None:
     """`shutdown` waits for what runs, and its outcome is recorded."""
     executor = new_executor()
@@ -219,7 +218,6 @@ def test_prefetched_work_goes_back_at_once(
         assert counts(handle.execution_id) == (0, 0)
 
 
-@every_path
 def test_nothing_is_claimed_after_a_shutdown(new_executor: NewExecutor) -> None:
     """What others enqueue after a shutdown is left alone by the executor that was shut down."""
     registry = TaskRegistry()
@@ -268,7 +266,7 @@ def test_with_shuts_down_after_an_error_too(new_executor: NewExecutor) -> None:
 # twice, and afterwards
 
 
-@every_path
+@one_database
 def test_start_and_shutdown_may_be_called_twice(new_executor: NewExecutor) -> None:
     """Starting a started executor, and shutting down one that was, does nothing."""
     executor = new_executor()
@@ -319,7 +317,6 @@ def test_an_executor_that_was_never_started_is_shut_down(new_executor: NewExecut
         executor.__enter__()
 
 
-@every_path
 def test_handles_are_read_after_the_shutdown(new_executor: NewExecutor) -> None:
     """After a shutdown handles can be read, waited on and cancelled."""
     executor = new_executor()
@@ -420,7 +417,6 @@ def test_a_timeout_that_makes_no_sense_is_refused(executor: DurableExecutor, tim
 # drain
 
 
-@every_path
 def test_drain_waits_for_all_of_this_executors_tasks(new_executor: NewExecutor, gate: Gate) -> None:
     """`drain` blocks until none of this executor's tasks is ready or running, in any process."""
     registry = TaskRegistry()

@@ -32,12 +32,11 @@ def spin() -> None:
 
 
 @every_path
-@pytest.mark.parametrize("timeout", [SHORT, timedelta(seconds=SHORT)])
-def test_a_task_that_overruns_is_stopped(executor: DurableExecutor, timeout: float | timedelta) -> None:
+def test_a_task_that_overruns_is_stopped(executor: DurableExecutor) -> None:
     """After `timeout` seconds the function is stopped, and the execution is timed out, with an error."""
     stopped = threading.Event()
 
-    @executor.task(timeout=timeout)
+    @executor.task(timeout=SHORT)
     def work() -> None:
         try:
             spin()
@@ -68,7 +67,6 @@ def test_a_task_in_time_is_left_alone(executor: DurableExecutor) -> None:
     assert executor.enqueue(work).result(timeout=SOON) == "done"
 
 
-@every_path
 def test_options_overrule_the_declared_timeout(executor: DurableExecutor) -> None:
     """`options(timeout=)` is stored with the execution, and holds whatever the task declares."""
 
@@ -115,7 +113,7 @@ def test_a_timeout_that_makes_no_sense_fails_the_execution(executor: DurableExec
     assert "timeout(0)" in ended.error.message
 
 
-@every_path
+@one_database
 def test_a_timeout_is_retried_like_an_error(executor: DurableExecutor) -> None:
     """The retry policy judges a timeout too; the next attempt sees it as its previous error."""
     seen: list[str] = []
@@ -148,7 +146,6 @@ def test_the_last_timeout_is_the_end(executor: DurableExecutor) -> None:
     assert (ended.status, ended.attempt) == (ExecutionStatus.TIMED_OUT, 1)
 
 
-@every_path
 def test_a_task_may_time_out_by_itself(executor: DurableExecutor) -> None:
     """A task that raises `TaskTimedOutError` ends as timed out, with its own message."""
 

@@ -53,7 +53,6 @@ def order_ids(engine: Engine) -> list[int]:
 # commit and roll back
 
 
-@every_path
 def test_rows_and_executions_are_committed_together(executor: DurableExecutor, orders: Engine) -> None:
     """What the session commits is there as a whole: the task finds the row that was added beside it."""
 
@@ -161,7 +160,6 @@ def test_savepoints_are_kept_to(executor: DurableExecutor, orders: Engine) -> No
 # the kinds of transaction
 
 
-@every_path
 @pytest.mark.parametrize("kind", ["session", "scoped_session", "connection"])
 def test_every_kind_of_transaction(executor: DurableExecutor, engine: Engine, kind: str) -> None:
     """`using` takes a Session, a scoped_session and a Core Connection; `enqueue_many` works in each."""

@@ -9,7 +9,7 @@ import pytest
 
 from durable_sync import DurableExecutor, TaskContext, TaskHandle, as_completed, wait
 from tests.behaviour.conftest import NewExecutor
-from tests.paths import every_path, one_database
+from tests.paths import one_database
 from tests.waiting import wait_until
 
 SOON = 10.0
@@ -36,7 +36,7 @@ def enqueue_sum(executor: DurableExecutor, way: str) -> TaskHandle[int]:
     return executor.enqueue(add_doubles)
 
 
-@every_path
+@one_database
 def test_a_task_that_waits_with_one_worker(new_executor: NewExecutor) -> None:
     """With a single worker, a task that waits for others gets their results all the same."""
     executor = new_executor(max_workers=1)

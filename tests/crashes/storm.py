@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from pathlib import Path
 
 from attrs import frozen
 from sqlalchemy import create_engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor
 from tests.crashes import audit, worker
 from tests.crashes.checker import Account, Crash, Verdict, check, read_history
-from tests.crashes.processes import Workers, history_in
+from tests.crashes.processes import Worker, Workers, history_in
 
 LEASE = 2.0
 
@@ -27,6 +29,8 @@ class Storm:
     processes: int = 3
     workers: int = 4
     kill_every: float = 1.0
+    suspensions: float = 0.0
+    """How likely, at each kill, another process is suspended for longer than its lease."""
     deadline: float = 90.0
 
     def blow(self, url: str, folder: Path) -> tuple[Verdict, list[Crash], float]:
@@ -53,9 +57,10 @@ class Storm:
         executor.shutdown()
         return check(account), crashes, took
 
-    def _kill_until_done(self, url: str, folder: Path, engine) -> list[Crash]:
+    def _kill_until_done(self, url: str, folder: Path, engine: Engine) -> list[Crash]:
         options = ("--lease", str(LEASE), "--workers", str(self.workers))
         crashes: list[Crash] = []
+        suspended: dict[Worker, float] = {}
         deadline = time.monotonic() + self.deadline
         with Workers(url, folder) as workers:
             for _ in range(self.processes):
@@ -68,4 +73,16 @@ class Storm:
                 victim = random.choice(workers.all)
                 crashes.append(victim.kill())
                 workers.restart_dead(*options)
+                self._suspend(workers, suspended)
         return crashes
+
+    def _suspend(self, workers: Workers, suspended: dict[Worker, float]) -> None:
+        now = time.monotonic()
+        for worker, until in list(suspended.items()):
+            if now >= until:
+                worker.send(signal.SIGCONT)
+                del suspended[worker]
+        if not suspended and random.random() < self.suspensions:
+            chosen = random.choice(workers.all)
+            chosen.send(signal.SIGSTOP)
+            suspended[chosen] = now + LEASE * random.uniform(1.0, 2.0)

@@ -53,7 +53,7 @@ class Load:
 
     @property
     def backgrounds(self) -> list:
-        return [executor._background for executor in self.executors]
+        return [executor._desk.background for executor in self.executors]
 
     def held(self) -> dict[str, str]:
         """Results that are in memory and not recorded: execution id to outcome."""

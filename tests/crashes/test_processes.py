@@ -139,7 +139,7 @@ LOOPS = ["record", "interrupt", "renew", "reap", "watch", "claim"]
 
 
 def loop_named(executor: DurableExecutor, name: str):
-    return next(loop for loop in executor._background.supervisor._loops if loop.name == name)
+    return next(loop for loop in executor._desk.background.supervisor._loops if loop.name == name)
 
 
 def break_once(monkeypatch: pytest.MonkeyPatch, loop, error: BaseException) -> threading.Event:
@@ -197,7 +197,7 @@ def test_a_loop_whose_thread_dies_is_started_again(
     with caplog.at_level(logging.INFO, "durable_sync"), executor:
         loop = loop_named(executor, name)
         # Let the supervisor's first check, of a second ago, pass.
-        executor._background.supervisor.wake()
+        executor._desk.background.supervisor.wake()
         thread = loop._thread
         assert break_once(monkeypatch, loop, SystemExit()).wait(PATIENCE)
         wait_until(lambda: loop.alive and loop._thread is not thread, PATIENCE)
@@ -242,11 +242,11 @@ def test_a_thread_that_never_stops_is_replaced(
         ended = handle.wait(timeout=PATIENCE)
         assert ended.status is expected
         assert "was given up on; another took its place" in caplog.text
-        pool = executor._background.pool
+        pool = executor._desk.background.pool
         assert pool.abandoned == 1
         stuck.release()
         wait_until(lambda: pool.abandoned == 0, PATIENCE)
-        wait_until(lambda: not len(executor._background.attempts), PATIENCE)
+        wait_until(lambda: not len(executor._desk.background.attempts), PATIENCE)
         assert handle.get_execution() == ended
         assert executor.enqueue(other).result(timeout=PATIENCE) == "done"
 
@@ -272,5 +272,5 @@ def test_too_many_lost_threads_are_not_replaced(
         for handle in executor.enqueue_many([never_stops.bind() for _ in range(4)]):
             assert handle.wait(timeout=PATIENCE).status is ExecutionStatus.TIMED_OUT
         wait_until(lambda: "too many are lost already" in caplog.text, PATIENCE)
-        assert executor._background.pool.abandoned <= 4
+        assert executor._desk.background.pool.abandoned <= 4
         stuck.set()

@@ -26,7 +26,7 @@ def add(a: int, b: int) -> list[int]:
 
 executor.start()
 assert executor.enqueue(add, 1, 2).result(10) == [3, os.getpid()]
-before = [id(raw) for raw in executor._storage.database.raw_connections()]
+before = [id(raw) for raw in executor._desk.storage.database.raw_connections()]
 assert before
 
 pid = os.fork()
@@ -41,7 +41,7 @@ assert [handle.result(20)[0] for handle in handles] == [n + 1 for n in range(20)
 _, status = os.waitpid(pid, 0)
 assert os.waitstatus_to_exitcode(status) == 0, status
 # The child has gone, and has taken no connection of ours with it.
-after = [id(raw) for raw in executor._storage.database.raw_connections()]
+after = [id(raw) for raw in executor._desk.storage.database.raw_connections()]
 assert set(before) <= set(after), "the parent lost a connection"
 handles = [executor.enqueue(add, n, 2) for n in range(20)]
 assert [handle.result(20) for handle in handles] == [[n + 2, os.getpid()] for n in range(20)]

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -169,7 +170,7 @@ def test_1_a_claim_that_arrives_late_is_not_released(
             # Second sight of the row: the claim arrives between the look into memory and the judgement.
             claimed.open()
             ran.wait_for_arrivals()
-            wait_until(lambda: executor._background.claimer.claiming_since is None)
+            wait_until(lambda: executor._desk.background.claimer.claiming_since is None)
             finished.set()
         release(self, unknown, *args)
 
@@ -189,7 +190,7 @@ def test_1_a_claim_that_arrives_late_is_not_released(
         with caplog.at_level(logging.WARNING, "durable_sync"):
             handle = executor.enqueue(run)
             wait_for(finished)
-            compared = counted(monkeypatch, executor._background.heartbeat)
+            compared = counted(monkeypatch, executor._desk.background.heartbeat)
             wait_for_steps(compared, 2)
             ran.open()
             handle.result(timeout=PATIENCE)
@@ -413,7 +414,7 @@ def test_6_what_was_recovered_runs_alone_of_its_kind(database_url: str, monkeypa
     gate.wait_for_arrivals()
     for handle in executor.enqueue_many([ordinary.bind() for _ in range(20)]):
         handle.result(timeout=PATIENCE)
-    wait_for_steps(counted(monkeypatch, executor._background.claimer), 3)
+    wait_for_steps(counted(monkeypatch, executor._desk.background.claimer), 3)
     suspects = dict(rows(database_url, "id, status"))
     assert sorted(suspects[execution_id] for execution_id in ids) == ["ready"] * 4 + ["running"]
     gate.open()
@@ -443,7 +444,7 @@ def test_6_the_last_chance_is_taken_with_nothing_beside(database_url: str, monke
     executor.enqueue_many([occupy.bind(), occupy.bind()])
     executor.start()
     occupied.wait_for_arrivals(2)
-    steps = counted(monkeypatch, executor._background.claimer)
+    steps = counted(monkeypatch, executor._desk.background.claimer)
     wait_for_steps(steps, 3)
     assert row(database_url, last_chance, "status") == ("ready",)
     occupied.open()
@@ -480,7 +481,7 @@ def test_7_an_interrupt_waits_until_an_enqueue_is_through(database_url: str, mon
     handle = executor.enqueue(parent.options(delay=0.3))
     gate = held_after(monkeypatch, enqueueing, "enqueue")
     gate.wait_for_arrivals()
-    (attempt,) = executor._background.attempts.running()
+    (attempt,) = executor._desk.background.attempts.running()
     wait_until(lambda: attempt.interruptible.interrupted, PATIENCE)
     assert attempt.is_running
     gate.open()
@@ -541,7 +542,7 @@ def test_8_nobody_is_reaped_after_a_lock_longer_than_the_lease(
     executors = [DurableExecutor(sqlite_url, name=name, lease=2) for name in ("a", "b")]
     for executor in executors:
         executor.start()
-    first, second = (executor._background for executor in executors)
+    first, second = (executor._desk.background for executor in executors)
     user = locked(sqlite_url)
     wait_until(lambda: first.lease.remaining < -0.2 and second.lease.remaining < -0.2, PATIENCE)
     # The second's renewal comes last, after the first has renewed and has looked for the dead.
@@ -567,35 +568,32 @@ def test_8_nobody_is_reaped_by_who_has_a_little_of_its_own_lease_left(
 ) -> None:
     """Whoever could not renew reaps nobody, also while its own lease lasts, and by no sweep that has begun before."""
     first, second = DurableExecutor(sqlite_url, name="first", lease=4), DurableExecutor(sqlite_url, name="second", lease=4)
-    for executor in (first, second):
-        executor.start()
-    ours, theirs = first._background, second._background
-    # The second's last renewal is older than the first's, so that its lease ends before.
-    gate = held_before(monkeypatch, theirs.heartbeat, "_renew")
-    gate.wait_for_arrivals()
-    before = ours.lease.remaining
-    wait_until(lambda: ours.lease.remaining > before, PATIENCE)
+    second.start()
+    theirs = second._desk.background
+    # Who gets the lock first, once it is free, is chance: here it is the sweep, and both renewals come after it.
+    their_turn = held_before(monkeypatch, theirs.heartbeat, "_renew")
+    wait_until(lambda: theirs.lease.remaining < 3.4, PATIENCE)  # out of step: the second's lease ends first
+    first.start()
+    ours = first._desk.background
+    their_turn.wait_for_arrivals()
+    our_turn = held_before(monkeypatch, ours.heartbeat, "_renew")
     user = locked(sqlite_url)
     if sweeps == "from before":
-        # Somebody else has died, and the sweep for him waits for the lock all the time.
-        sweep = in_thread(ours.reaper._sweep)
+        wait_until(lambda: theirs.lease.remaining < 1, PATIENCE)
+        asked = sends(ours.reaper._storage.database.engine, "BEGIN IMMEDIATE")
+        sweep: Future[Any] = in_thread(ours.reaper._sweep)
+        wait_for(asked)
     wait_until(lambda: theirs.lease.remaining < -0.05, PATIENCE)
-    looks = counted(monkeypatch, ours.reaper)
+    assert ours.lease.remaining > 0, "the machine was too slow: the test has shown nothing"
     if sweeps == "during the lock":
         sweep = in_thread(ours.reaper.step)
-    ours.reaper.wake()
-    assert ours.lease.remaining > 0, "the machine was too slow: the test has shown nothing"
     user.execute("COMMIT")
     user.close()
-    try:
-        sweep.result(PATIENCE)
-    except DurableError:
-        pass  # it gave up waiting for the lock
-    wait_for_steps(looks, 1)
-    gate.open()
-    wait_until(lambda: theirs.lease.remaining > 0, PATIENCE)
+    sweep.result(PATIENCE)
+    our_turn.open()
+    their_turn.open()
     wait_until(lambda: ours.lease.may_reap() and theirs.lease.may_reap(), PATIENCE)
-    wait_for_steps(looks, 1)
+    wait_for_steps(counted(monkeypatch, ours.reaper), 1)
     assert rows(sqlite_url, "dead_at", "durable_executors") == [(None,), (None,)]
     for executor in (first, second):
         executor.shutdown()
@@ -606,7 +604,7 @@ def test_8_an_enqueue_that_blocks_itself_says_so(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, started: bool
 ) -> None:
     """The error of an enqueue on the thread whose own session holds SQLite's lock names `using`."""
-    monkeypatch.setattr("durable_sync.executor._CALLER_PATIENCE", 0.1)
+    monkeypatch.setattr("durable_sync.desk.CALLER_PATIENCE", 0.1)
     executor = DurableExecutor(sqlite_url, lease=1)
 
     @executor.task
@@ -615,7 +613,7 @@ def test_8_an_enqueue_that_blocks_itself_says_so(
     executor.migrate()
     if started:
         # As if a loop had the turn to write, and waited for the lock itself, all the time.
-        executor._storage.database._writer.acquire()
+        executor._desk.storage.database._writer.acquire()
     engine = create_engine(sqlite_url)
     with Session(engine) as session:
         session.execute(text("CREATE TABLE mine (x INTEGER)"))
@@ -623,7 +621,7 @@ def test_8_an_enqueue_that_blocks_itself_says_so(
         with pytest.raises(DurableError, match=r"executor\.using\(session\)"):
             executor.enqueue(run)
         if started:
-            executor._storage.database._writer.release()
+            executor._desk.storage.database._writer.release()
         # And as it says, that way it works.
         executor.using(session).enqueue(run)
         session.commit()
@@ -666,7 +664,7 @@ def test_9_work_enqueued_in_a_slow_transaction_is_found(
     handle = executor.using(transaction).enqueue(run)
     committing = in_thread(transaction.commit) if kind == "connection" else in_thread(_commit_both, transaction, connection)
     gate.wait_for_arrivals()
-    looks = counted(monkeypatch, executor._background.claimer)
+    looks = counted(monkeypatch, executor._desk.background.claimer)
     wait_for_steps(looks, 3)
     with pytest.raises(ExecutionNotFoundError):
         handle.get_execution()
@@ -699,7 +697,7 @@ def test_9_work_enqueued_in_a_transaction_that_rolls_back_never_was(
     with Session(engine) as session:
         handle = executor.using(session).enqueue(run)
         session.rollback()
-        wait_for_steps(counted(monkeypatch, executor._background.claimer), 3)
+        wait_for_steps(counted(monkeypatch, executor._desk.background.claimer), 3)
         with pytest.raises(ExecutionNotFoundError):
             handle.get_execution()
     assert ran == []

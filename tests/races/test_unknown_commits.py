@@ -116,7 +116,7 @@ def test_an_outcome_of_unknown_fate_is_recorded_once(
     handles: list[TaskHandle[int]] = executor.enqueue_many([run.bind(number) for number in range(6)])
     with caplog.at_level(logging.WARNING, "durable_sync"), executor:
         assert [handle.result(timeout=PATIENCE) for handle in handles] == list(range(6))
-        wait_until(lambda: executor._background.recorder.idle, PATIENCE)
+        wait_until(lambda: executor._desk.background.recorder.idle, PATIENCE)
     assert answers.left == 0
     assert sorted(runs) == list(range(6))
     ends = [move.execution_id for move in audit.moves(engine) if move.new_status in FINISHED]

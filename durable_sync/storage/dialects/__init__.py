@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from durable_sync.storage.dialects.base import MAX_PACKET, Dialect, Fault
 from durable_sync.storage.dialects.columns import name_type, partial_index, payload_type
-from durable_sync.storage.dialects.selection import PORTABLE_OPTION, dialect_for, require_driver, with_driver
+from durable_sync.storage.dialects.selection import PORTABLE_OPTION, dialect_for, require_driver, settled, with_driver
 
 __all__ = [
     "MAX_PACKET",
@@ -20,5 +20,6 @@ __all__ = [
     "partial_index",
     "payload_type",
     "require_driver",
+    "settled",
     "with_driver",
 ]

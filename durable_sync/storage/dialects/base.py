@@ -61,8 +61,15 @@ class Dialect:
         """Options of `create_engine` that this database needs."""
         return {"isolation_level": "READ COMMITTED"}
 
-    def connect_args(self, url: URL) -> dict[str, Any]:
-        """Driver options that bound the time to connect, unless the URL sets them."""
+    def settled(self, url: URL) -> URL:
+        """The URL in a form that means the same wherever the process moves to."""
+        return url
+
+    def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
+        """Driver options that bound the time to connect, and that of an operation where the driver can; in seconds.
+
+        What the URL sets goes before.
+        """
         return {}
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:

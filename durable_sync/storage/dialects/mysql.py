@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from base64 import b64encode
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import BigInteger, ColumnElement, Insert, Table, event, literal_column, text
-from sqlalchemy.dialects import mysql
+from sqlalchemy import BigInteger, ColumnElement, event, literal_column, text
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -58,20 +58,11 @@ class MySQL(Dialect):
     def now(self) -> ColumnElement[int]:
         return literal_column("TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", BigInteger)
 
-    def connect_args(self, url: URL) -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        if "connect_timeout" not in url.query:
-            given["connect_timeout"] = 10
-        if "charset" not in url.query:
-            given["charset"] = "utf8mb4"
-        return given
-
-    def largest_packet(self, connection: Connection) -> int | None:
-        return int(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one())
-
-    def insert_unless_taken(self, table: Table) -> Insert | None:
-        # INSERT IGNORE would also swallow values that don't fit.
-        return mysql.insert(table).on_duplicate_key_update(id=table.c.id)
+    def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
+        # The driver's own limits also hold while it shakes hands and while it rolls back, which nobody else watches.
+        seconds = max(math.ceil(limit), 1)
+        wanted = {"connect_timeout": 10, "read_timeout": seconds, "write_timeout": seconds, "charset": "utf8mb4"}
+        return {name: value for name, value in wanted.items() if name not in url.query}
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         def on_connect(dbapi_connection: Any, _record: Any) -> None:

@@ -34,7 +34,7 @@ class PostgreSQL(Dialect):
     def now(self) -> ColumnElement[int]:
         return literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger)
 
-    def connect_args(self, url: URL) -> dict[str, Any]:
+    def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
         given = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
         if "application_name" not in url.query:
             given["application_name"] = "durable_sync"  # type: ignore[assignment]

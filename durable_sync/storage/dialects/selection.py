@@ -11,7 +11,7 @@ from durable_sync.storage.dialects.mysql import MySQL
 from durable_sync.storage.dialects.postgresql import PostgreSQL
 from durable_sync.storage.dialects.sqlite import SQLite
 
-__all__ = ["PORTABLE_OPTION", "dialect_for", "require_driver", "with_driver"]
+__all__ = ["PORTABLE_OPTION", "dialect_for", "require_driver", "settled", "with_driver"]
 
 PORTABLE_OPTION = "durable_sync_portable"
 """An engine with this execution option set to True is used on the portable path, whatever its database."""
@@ -60,6 +60,11 @@ def with_driver(url: URL) -> URL:
     """The URL with the driver that we test, unless it names one."""
     driver = None if "+" in url.drivername else _DRIVERS.get(url.drivername)
     return url if driver is None else url.set(drivername=f"{url.drivername}+{driver}")
+
+
+def settled(url: URL) -> URL:
+    """The URL in a form that means the same wherever the process moves to."""
+    return dialect_for(url.get_backend_name(), portable=False).settled(url)
 
 
 def require_driver(url: URL) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Insert, Table, event
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -30,6 +31,8 @@ class SQLite(Dialect):
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         # The sqlite3 module would begin and commit behind our back: it double-claimed 603 of 6,140 rows.
         def on_connect(dbapi_connection: Any, _record: Any) -> None:
+            if hasattr(sqlite3, "LEGACY_TRANSACTION_CONTROL"):
+                dbapi_connection.autocommit = sqlite3.LEGACY_TRANSACTION_CONTROL
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
@@ -45,7 +48,15 @@ class SQLite(Dialect):
         event.listen(engine, "begin", on_begin)
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
-        return sqlite.insert(table).on_conflict_do_nothing()
+        return sqlite_dialect.insert(table).on_conflict_do_nothing()
+
+    def settled(self, url: URL) -> URL:
+        name = url.database
+        return (
+            url
+            if not name or name == ":memory:" or name.startswith("file:")
+            else url.set(database=os.path.abspath(name))
+        )
 
     def open_problem(self, url: URL) -> str | None:
         name = url.database

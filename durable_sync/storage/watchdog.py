@@ -1,0 +1,72 @@
+"""Cuts operations that the database does not answer: drivers wait for ever behind a peer that only acknowledges."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["Watchdog"]
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_IDLE_LOOKS = 10
+"""The thread ends after so many looks that found nothing to watch."""
+
+
+class Watchdog:
+    """Watches operations of one database, on a thread of its own while there are any. For any thread."""
+
+    def __init__(self, limit: float, cut: Callable[[Any], None]) -> None:
+        self.limit = limit
+        """Seconds that an operation may last."""
+        self._cut = cut
+        self._lock = threading.Lock()
+        self._watched: dict[int, tuple[float, str, Any]] = {}
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, verb: str, raw: Any) -> Generator[None]:
+        """Cuts the driver's connection if the block lasts too long; `verb` names it in the log."""
+        with self._lock:
+            self._watched[id(raw)] = (time.monotonic(), verb, raw)
+            if self._thread is None:
+                self._start()
+        try:
+            yield
+        finally:
+            self._watched.pop(id(raw), None)
+
+    def cut_all(self) -> None:
+        """Cuts everything under way, now."""
+        self._cut_older_than(0.0)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="durable_sync-watchdog", daemon=True)
+        # An interpreter that is ending starts no more threads.
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
+    def _run(self) -> None:
+        idle = 0
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            self._cut_older_than(self.limit)
+            idle = 0 if self._watched else idle + 1
+            with self._lock:
+                if idle > _IDLE_LOOKS and not self._watched:
+                    self._thread = None
+                    return
+
+    def _cut_older_than(self, limit: float) -> None:
+        now = time.monotonic()
+        for since, verb, raw in list(self._watched.values()):
+            if now - since > limit:
+                _log.warning("%s: the database has not answered for %.1f s; its connection is cut", verb, now - since)
+                with suppress(Exception):
+                    self._cut(raw)
