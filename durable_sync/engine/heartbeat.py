@@ -49,7 +49,8 @@ class Heartbeat(Loop):
 
     def step(self) -> float:
         """Renews when due; compares then, and more often while anything runs."""
-        if self._lease.remaining <= 0:
+        # After a suspend the lease has ended too, but nobody has tried to renew it yet.
+        if self._lease.remaining <= 0 and self._failures:
             self._signal_lapsed()
         renews = steady_seconds() - self._renewed_at >= self._lease.renewal_interval or self._lease.remaining <= 0
         if renews:

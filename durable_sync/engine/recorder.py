@@ -147,9 +147,7 @@ class Recorder(Loop):
 def save_progress(storage: Storage, attempts: Sequence[Attempt]) -> None:
     """Writes the progress that these attempts have made since it was last written."""
     unsaved = [(attempt, attempt.progress) for attempt in attempts if attempt.progress is not attempt.progress_saved]
-    made = [
-        ProgressMade(*attempt.identity, progress.to_json()) for attempt, progress in unsaved if progress is not None
-    ]
+    made = [ProgressMade(*attempt.identity, told.to_json()) for attempt, told in unsaved if told is not None]
     if made:
         storage.save_progress(made)
         for attempt, progress in unsaved:

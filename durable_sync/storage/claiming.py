@@ -95,7 +95,7 @@ def _read(rows: Iterable[Any], tasks: Sequence[str]) -> Glimpse:
         elif kind == _HIGHEST_LANE:
             recovered = instant > ORDINARY_LANE
         else:
-            found.add((tasks[instant], name))
+            found.add((tasks[int(instant)], name))
     return Glimpse([name for _, _, name in sorted(candidates)], timer_in, recovered, frozenset(found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,27 @@ class Suspended:
         self.workers = Workers(url, folder)
         self.first = self.workers.start("--lease", LEASE, "--queues", "default,first", *options)
         self.handle = self.executor.enqueue(worker.first_waits_for, str(self.go))
-        wait_until(lambda: history_in(folder).exists(), 15, lambda: self.first.log)
-        self.first.send(signal.SIGSTOP)
+        wait_until(lambda: history_in(folder).exists() and history_in(folder).read_text(), 15, lambda: self.first.log)
+        wait_until(self._stop_the_first, 15)
         self.second = self.workers.start("--lease", LEASE)
         self.execution = self.handle.wait(timeout=15)
+
+    def _stop_the_first(self) -> bool:
+        """False if it was inside a write transaction: on SQLite nobody else could work then, whoever was to blame."""
+        self.first.send(signal.SIGSTOP)
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with self.engine.connect() as connection:
+            raw = connection.connection.dbapi_connection
+            raw.isolation_level = None
+            raw.execute("PRAGMA busy_timeout = 100")
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                self.first.send(signal.SIGCONT)
+                return False
+            raw.execute("ROLLBACK")
+            return True
 
     def incarnations(self, of: Worker) -> list[bool]:
         """For each life of a worker, whether it is dead; the oldest first."""

@@ -1,16 +1,17 @@
-"""Closes what the tests of races open."""
+"""Closes what the tests of races open, before their databases go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
+from tests import leftovers
 from tests.races import holding
 
+leftovers.watch()
 
-@pytest.fixture(autouse=True)
-def _closed_storages() -> Iterator[None]:
-    yield
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    leftovers.shut_down()
     while holding.opened:
         holding.opened.pop().database.dispose()

@@ -31,8 +31,9 @@ class SQLite(Dialect):
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         # The sqlite3 module would begin and commit behind our back: it double-claimed 603 of 6,140 rows.
         def on_connect(dbapi_connection: Any, _record: Any) -> None:
-            if hasattr(sqlite3, "LEGACY_TRANSACTION_CONTROL"):
-                dbapi_connection.autocommit = sqlite3.LEGACY_TRANSACTION_CONTROL
+            legacy = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", None)  # from Python 3.12 on
+            if legacy is not None:
+                dbapi_connection.autocommit = legacy
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
             cursor.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
@@ -52,11 +53,9 @@ class SQLite(Dialect):
 
     def settled(self, url: URL) -> URL:
         name = url.database
-        return (
-            url
-            if not name or name == ":memory:" or name.startswith("file:")
-            else url.set(database=os.path.abspath(name))
-        )
+        if not name or name == ":memory:" or name.startswith("file:"):
+            return url
+        return url.set(database=str(Path(name).absolute()))
 
     def open_problem(self, url: URL) -> str | None:
         name = url.database
