@@ -123,6 +123,7 @@ class Desk:
             self._messenger.unwatch(execution_ids, callback)
             if self._is_shut_down and self.background is None and self._messenger.idle:
                 self._renew_messenger(0.0)
+                self.storage.database.dispose()
 
     def finished(self, execution_ids: Collection[str]) -> set[str]:
         """Those of these that have finished or don't exist."""

@@ -214,7 +214,7 @@ class DurableExecutor(TaskDecorators):
 
         Work that is not due yet counts as ready. TimeoutError after `timeout` (seconds or timedelta).
         """
-        deadline = deadline_after(timeout)
+        deadline = deadline_after(None if timeout is None else seconds(timeout, "timeout"))
         pause = 0.005
         while self._desk.any_active():
             left = deadline - time.monotonic()

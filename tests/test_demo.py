@@ -256,16 +256,20 @@ def test_killed_again_and_again(start: Start, folder: Path, sqlite_url: str) -> 
 
 
 @posix
-def test_only_the_dead_process_lease_is_left(start: Start, tmp_path: Path, sqlite_url: str) -> None:
-    """While nothing is left but what a dead process held, the output says what it waits for."""
+def test_a_lease_that_is_waited_for(start: Start, tmp_path: Path, sqlite_url: str) -> None:
+    """While all that is left belongs to another process, the output says so; when that dies, it goes on."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.md").write_text("# A", "utf-8")
     first = start(tmp_path / "one", "--database", sqlite_url, "--slow", "60")
-    first.kill_when(lambda: "started:" in first.output and any(e.started_at for e in recorded(sqlite_url).values()))
-
+    wait_until(lambda: "0 of 1 done" in first.output, timeout=DEADLINE, message=lambda: first.errors)
+    wait_until(lambda: any(e.started_at for e in recorded(sqlite_url).values()), timeout=DEADLINE)
     second = start(tmp_path / "one", "--database", sqlite_url, "--slow", "0")
+    wait_until(lambda: "waiting for the lease" in second.output, timeout=DEADLINE, message=lambda: second.output)
+
+    first.process.kill()
+
     assert second.finish() == 0, second.errors
-    assert "waiting for the lease" in second.output
+    assert "resumed: 0 of 1 files were already done, 1 started but not finished" in second.output
     assert "1 resumed after a crash" in second.output
 
 

@@ -65,8 +65,8 @@ def opening(standing: Standing) -> str:
     if new == standing.total:
         return f"started: {_files(new)} to read"
     if finished == standing.total:
-        return f"nothing to do: all {_files(finished)} were already done; --fresh starts over"
-    parts = [f"{finished} of {_files(standing.total)} were already done"]
+        return f"nothing to do: all {finished} files were already done; --fresh starts over"
+    parts = [f"{finished} of {standing.total} files were already done"]
     if started:
         parts.append(f"{started} started but not finished")
     if waiting:

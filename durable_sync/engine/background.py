@@ -183,7 +183,8 @@ class Background:
         last = time.monotonic() + _LAST_WRITES_SECONDS
         for attempt in self.attempts.unsettled():
             self._release_unsettled(attempt)
-        self._await(lambda: self.recorder.idle, last - 1.0)
+        # What is settled and not yet handed to the recorder is still among the attempts.
+        self._await(lambda: self.recorder.idle and not len(self.attempts), last - 1.0)
         self._resign()
         self._stop_loops(last)
         self.pool.close()

@@ -203,6 +203,7 @@ class Database:
     def dispose(self) -> None:
         """Closes the pool's idle connections; those in use close when they are returned."""
         self.engine.dispose()
+        self.watchdog.rest()
 
     def raw_connections(self) -> list[Any]:
         """Every open driver connection: what a forked child must neither use nor close."""

@@ -28,6 +28,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._watched: dict[int, tuple[float, str, Any]] = {}
         self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
 
     @contextmanager
     def watching(self, verb: str, raw: Any) -> Generator[None]:
@@ -45,7 +46,12 @@ class Watchdog:
         """Cuts everything under way, now."""
         self._cut_older_than(0.0)
 
+    def rest(self) -> None:
+        """Ends the thread, until there is something to watch again."""
+        self._ending.set()
+
     def _start(self) -> None:
+        self._ending.clear()
         thread = threading.Thread(target=self._run, name="durable_sync-watchdog", daemon=True)
         # An interpreter that is ending starts no more threads.
         with suppress(RuntimeError):
@@ -55,11 +61,14 @@ class Watchdog:
     def _run(self) -> None:
         idle = 0
         while True:
-            time.sleep(_LOOK_SECONDS)
+            ending = self._ending.wait(_LOOK_SECONDS)
+            if ending and self._watched:
+                # What is under way now is watched to its end.
+                self._ending.clear()
             self._cut_older_than(self.limit)
             idle = 0 if self._watched else idle + 1
             with self._lock:
-                if idle > _IDLE_LOOKS and not self._watched:
+                if (ending or idle > _IDLE_LOOKS) and not self._watched:
                     self._thread = None
                     return
 

@@ -89,6 +89,14 @@ def new_executor(database: str | Engine, gate: Gate) -> Iterator[NewExecutor]:
         executor.shutdown(timeout=0)
 
 
+def fall_silent(executor: DurableExecutor) -> None:
+    """Stops an executor's heartbeat and its looking for work, as if its process were suspended but for its tasks."""
+    background = executor._desk.background
+    assert background is not None
+    for loop in (background.supervisor, background.heartbeat, background.claimer):
+        loop.stop()
+
+
 @pytest.fixture
 def executor(new_executor: NewExecutor) -> DurableExecutor:
     """An executor that runs; tasks may be added all the same."""

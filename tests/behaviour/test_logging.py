@@ -11,7 +11,7 @@ import pytest
 import tenacity
 
 from durable_sync import DurableExecutor
-from tests.behaviour.conftest import NewExecutor
+from tests.behaviour.conftest import NewExecutor, fall_silent
 from tests.gates import Gate
 from tests.paths import one_database
 from tests.processes import ROOT
@@ -55,21 +55,12 @@ def test_a_fenced_outcome_is_a_warning_that_says_what_to_do(
     """An outcome that comes after the execution was recovered is refused with a warning about the lease."""
     gone, alive = new_executor(lease=1), new_executor(lease=1)
 
-    def work() -> None:
-        if not gate.nobody_came():
-            return
-        gate.pass_through()
-
-    task = gone.task(work)
+    task = gone.task(id="work")(gate.pass_through)
     alive.task(id="work")(lambda: None)
     gone.start()
     handle = gone.enqueue(task)
     gate.wait_for_arrivals()
-    background = gone._desk.background
-    assert background is not None
-    background.supervisor.stop()
-    background.heartbeat.stop()
-    background.claimer.stop()
+    fall_silent(gone)
     alive.start()
     handle.wait(timeout=SOON)
     gate.open()

@@ -330,6 +330,30 @@ def test_time_spent_is_remembered(new_executor: NewExecutor, clock: ManualClock)
     assert handle.wait(timeout=SOON).attempt == 3
 
 
+@one_database
+def test_time_waited_is_remembered(new_executor: NewExecutor, clock: ManualClock) -> None:
+    """A strategy that looks at the time waited so far sees the sum of the delays."""
+    executor = new_executor(clock=clock, poll_interval=0.01)
+    executor.start()
+    waited: list[float] = []
+
+    def note(state: tenacity.RetryCallState) -> bool:
+        waited.append(state.idle_for)
+        return len(waited) == 3
+
+    @executor.task(retry=Retrying(wait=tenacity.wait_chain(*map(tenacity.wait_fixed, (3, 5))), stop=note))
+    def call() -> None:
+        raise OSError("away")
+
+    handle = executor.enqueue(call)
+    for number, delay in ((1, 3), (2, 5)):
+        after_attempts(handle, number)
+        clock.advance(delay)
+
+    handle.wait(timeout=SOON)
+    assert waited == [0, 3, 8]
+
+
 # what the task sees
 
 

@@ -445,17 +445,19 @@ def test_6_the_last_chance_is_taken_with_nothing_beside(database_url: str, monke
         occupied.pass_through()
 
     @executor.task
-    def suspect() -> None:
-        alone.pass_through()
-
-    @executor.task
     def ordinary() -> None:
         beside.pass_through()
 
     executor.start()
     executor.enqueue_many([occupy.bind(), occupy.bind()])
     occupied.wait_for_arrivals(2)
+    # Nobody here knows the task until it has been through a crash.
     (last_chance,) = recovered(database_url, 1, task="suspect", max_recoveries=1)
+
+    @executor.task
+    def suspect() -> None:
+        alone.pass_through()
+
     steps = counted(monkeypatch, executor._desk.background.claimer)
     wait_for_steps(steps, 3)
     assert row(database_url, last_chance, "status") == ("ready",)
