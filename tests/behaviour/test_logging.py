@@ -55,7 +55,7 @@ def test_a_fenced_outcome_is_a_warning_that_says_what_to_do(
     """An outcome that comes after the execution was recovered is refused with a warning about the lease."""
     gone, alive = new_executor(lease=1), new_executor(lease=1)
 
-    task = gone.task(id="work")(gate.pass_through)
+    task = gone.task(id="work")(lambda: gate.pass_through())
     alive.task(id="work")(lambda: None)
     gone.start()
     handle = gone.enqueue(task)

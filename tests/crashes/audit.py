@@ -24,13 +24,17 @@ _SCRIPTS = {
     "postgresql": [
         f"CREATE TABLE audit (seq BIGSERIAL PRIMARY KEY, {_COLUMNS})",
         f"CREATE FUNCTION audit_move() RETURNS trigger AS $$ BEGIN {_INSERT} RETURN NULL; END $$ LANGUAGE plpgsql",
-        "CREATE TRIGGER audit_move AFTER UPDATE ON durable_executions FOR EACH ROW "
-        f"WHEN ({_CHANGED}) EXECUTE FUNCTION audit_move()",
+        (
+            "CREATE TRIGGER audit_move AFTER UPDATE ON durable_executions FOR EACH ROW "
+            f"WHEN ({_CHANGED}) EXECUTE FUNCTION audit_move()"
+        ),
     ],
     "mysql": [
         f"CREATE TABLE audit (seq BIGINT PRIMARY KEY AUTO_INCREMENT, {_COLUMNS})",
-        "CREATE TRIGGER audit_move AFTER UPDATE ON durable_executions FOR EACH ROW "
-        f"BEGIN IF {_CHANGED} THEN {_INSERT} END IF; END",
+        (
+            "CREATE TRIGGER audit_move AFTER UPDATE ON durable_executions FOR EACH ROW "
+            f"BEGIN IF {_CHANGED} THEN {_INSERT} END IF; END"
+        ),
     ],
 }
 

@@ -78,10 +78,10 @@ class Storm:
 
     def _suspend(self, workers: Workers, suspended: dict[Worker, float]) -> None:
         now = time.monotonic()
-        for worker, until in list(suspended.items()):
+        for stopped, until in list(suspended.items()):
             if now >= until:
-                worker.send(signal.SIGCONT)
-                del suspended[worker]
+                stopped.send(signal.SIGCONT)
+                del suspended[stopped]
         if not suspended and random.random() < self.suspensions:
             chosen = random.choice(workers.all)
             chosen.send(signal.SIGSTOP)

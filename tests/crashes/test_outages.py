@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +38,9 @@ class Load:
         self.client = DurableExecutor(url, tasks=worker.registry)
         self.client.migrate()
         audit.install(self.engine)
-        self.handles: list[TaskHandle[str]] = self.client.enqueue_many([worker.work.bind(SECONDS) for _ in range(TASKS)])
+        self.handles: list[TaskHandle[str]] = self.client.enqueue_many(
+            [worker.work.bind(SECONDS) for _ in range(TASKS)]
+        )
         self._ending = threading.Event()
         self._errors: list[BaseException] = []
         self._caller = threading.Thread(target=self._enqueue, daemon=True)
@@ -103,9 +104,9 @@ class Load:
 
 
 @pytest.fixture
-def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HISTORY", str(tmp_path / "history.jsonl"))
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.timeout(150)

@@ -91,12 +91,15 @@ def test_all_threads_are_daemons(database_url: str, tmp_path) -> None:
         assert script.wait() == 0
 
 
-SERVE = PROGRAM + """
+SERVE = (
+    PROGRAM
+    + """
 executor.enqueue_many([cooperative.bind(), cooperative.bind(), cooperative.bind()])
 threading.Thread(target=running, args=(2,), daemon=True).start()
 executor.run_until_signalled()
 print("drained", flush=True)
 """
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

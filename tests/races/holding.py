@@ -112,9 +112,7 @@ class LostAnswers:
             if takes_effect:
                 write_once(database, name, work, uncertain)
             meanwhile()
-            raise OperationalError(
-                "COMMIT", {}, Exception("the connection was lost"), connection_invalidated=True
-            )
+            raise OperationalError("COMMIT", {}, Exception("the connection was lost"), connection_invalidated=True)
 
         monkeypatch.setattr(Database, "_write_once", commit_and_lose)
 

@@ -49,7 +49,9 @@ def _evaluated(value: Any, name: str, row: Mapping[str, Any], now: int) -> Any:
 
 def holds(transition: Transition, row: Mapping[str, Any], token: int | None) -> bool:
     """Whether the guard lets the transition through; `token` is that of the claim it speaks for."""
-    return row["status"] in transition.sources and (not transition.fenced or token is None or row["claim_token"] == token)
+    return row["status"] in transition.sources and (
+        not transition.fenced or token is None or row["claim_token"] == token
+    )
 
 
 @define

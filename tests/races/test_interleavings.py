@@ -8,22 +8,25 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.orm import Session
 
-from durable_sync import DurableError, DurableExecutor, ExecutionNotFoundError, ExecutionStatus, TaskContext, TaskRegistry
-from durable_sync.engine.claimer import Claimer
+from durable_sync import (
+    DurableError,
+    DurableExecutor,
+    ExecutionNotFoundError,
+    ExecutionStatus,
+    TaskContext,
+)
 from durable_sync.engine.heartbeat import Heartbeat
-from durable_sync.engine.lease import Lease
-from durable_sync.engine.reaper import Reaper
-from durable_sync.storage import claiming, enqueueing, leases, recording, storage as storage_module
+from durable_sync.storage import claiming, enqueueing, leases, recording
+from durable_sync.storage import storage as storage_module
 from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
 from durable_sync.transitions import complete
@@ -581,7 +584,10 @@ def test_8_nobody_is_reaped_by_who_has_a_little_of_its_own_lease_left(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, sweeps: str
 ) -> None:
     """Whoever could not renew reaps nobody, also while its own lease lasts, and by no sweep that has begun before."""
-    first, second = DurableExecutor(sqlite_url, name="first", lease=4), DurableExecutor(sqlite_url, name="second", lease=4)
+    first, second = (
+        DurableExecutor(sqlite_url, name="first", lease=4),
+        DurableExecutor(sqlite_url, name="second", lease=4),
+    )
     second.start()
     theirs = second._desk.background
     # Who gets the lock first, once it is free, is chance: here it is the sweep, and both renewals come after it.
@@ -676,7 +682,9 @@ def test_9_work_enqueued_in_a_slow_transaction_is_found(
     connection = engine.connect()
     transaction: Any = Session(connection) if kind == "session" else connection
     handle = executor.using(transaction).enqueue(run)
-    committing = in_thread(transaction.commit) if kind == "connection" else in_thread(_commit_both, transaction, connection)
+    committing = (
+        in_thread(transaction.commit) if kind == "connection" else in_thread(_commit_both, transaction, connection)
+    )
     gate.wait_for_arrivals()
     looks = counted(monkeypatch, executor._desk.background.claimer)
     wait_for_steps(looks, 3)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 from sqlalchemy import select
 
 from durable_sync.execution import ACTIVE, ExecutionStatus
@@ -66,9 +66,7 @@ class TwoExecutors(RuleBasedStateMachine):
 
     def incarnation(self, name: str) -> Incarnation:
         """The present life of an executor."""
-        return Incarnation(
-            executor_id=f"{name}{self.lives[name]}", name=name, hostname="h", pid=1, lease=LEASE
-        )
+        return Incarnation(executor_id=f"{name}{self.lives[name]}", name=name, hostname="h", pid=1, lease=LEASE)
 
     def be_born(self, name: str) -> None:
         self.lives[name] += 1
@@ -127,16 +125,16 @@ class TwoExecutors(RuleBasedStateMachine):
         """The answer was lost, so all is tried again: nothing changes, and what was written counts as won."""
         won = self._record(batch, uncertain=False)
         before = self.stored()
-        again = self.storage.record(
-            [Fenced(*identity, transition) for identity, transition in batch], uncertain=True
-        )
+        again = self.storage.record([Fenced(*identity, transition) for identity, transition in batch], uncertain=True)
         assert won <= again
         assert self.stored() == before
 
     def _record(self, batch: list[tuple[tuple[str, int], Transition]], *, uncertain: bool) -> set[tuple[str, int]]:
         # One attempt has one outcome.
         batch = list({identity: (identity, transition) for identity, transition in batch}.values())
-        won = self.storage.record([Fenced(*identity, transition) for identity, transition in batch], uncertain=uncertain)
+        won = self.storage.record(
+            [Fenced(*identity, transition) for identity, transition in batch], uncertain=uncertain
+        )
         expected: set[tuple[str, int]] = set()
         for (execution_id, token), transition in batch:
             if self.model.record(execution_id, token, transition, self.now):
@@ -207,7 +205,9 @@ class TwoExecutors(RuleBasedStateMachine):
         with self.storage.database.engine.execution_options(durable_sync_read=True).connect() as connection:
             rows = connection.execute(select(table)).mappings().all()
         names = list(next(iter(self.model.rows.values()), {}))
-        return {row["id"]: {**{name: row[name] for name in names}, "status": ExecutionStatus(row["status"])} for row in rows}
+        return {
+            row["id"]: {**{name: row[name] for name in names}, "status": ExecutionStatus(row["status"])} for row in rows
+        }
 
     @invariant()
     def the_same_state(self) -> None:
@@ -249,7 +249,9 @@ class TwoExecutors(RuleBasedStateMachine):
 
 
 TestTwoExecutors = TwoExecutors.TestCase
-TestTwoExecutors.__doc__ = """In any order of verbs, with stale owners and lost answers, both stay the same and keep the promises."""
+TestTwoExecutors.__doc__ = (
+    """In any order of verbs, with stale owners and lost answers, both stay the same and keep the promises."""
+)
 TestTwoExecutors.settings = settings(
     max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
