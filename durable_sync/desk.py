@@ -123,7 +123,7 @@ class Desk:
             self._messenger.unwatch(execution_ids, callback)
             if self._is_shut_down and self.background is None and self._messenger.idle:
                 self._renew_messenger(0.0)
-                self.storage.database.dispose()
+                self.storage.database.retire()
 
     def finished(self, execution_ids: Collection[str]) -> set[str]:
         """Those of these that have finished or don't exist."""
@@ -211,7 +211,7 @@ class Desk:
                 self._cancel_exit()
                 # Handles can still be waited on, by threads that end when nobody does.
                 self._renew_messenger(_EXIT_SECONDS)
-                self.storage.database.dispose()
+                self.storage.database.retire()
 
     def refuse_shut_down(self) -> None:
         """Raises ExecutorShutdownError after a shutdown."""

@@ -188,7 +188,7 @@ class Background:
         self._resign()
         self._stop_loops(last)
         self.pool.close()
-        self.lifeline.database.dispose()
+        self.lifeline.database.retire()
 
     def _stop_loops(self, last: float) -> None:
         unfinished = self.supervisor.stop_all(max(last - 1.0 - time.monotonic(), 0.1))

@@ -6,8 +6,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any, TypeVar
 
@@ -75,6 +75,7 @@ class Database:
         self._gate = ForkGate() if self.dialect.in_process else None
         self.watchdog = Watchdog(limit, self.dialect.cut)
         self._raw: dict[int, Any] = {}
+        self._retired = False
         self.engine = self._make_engine()
         options: dict[str, Any] = {"durable_sync_read": True}
         if self.dialect.autocommit_is_free and not self.dialect.single_writer:
@@ -144,7 +145,7 @@ class Database:
 
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
         with (
-            self.engine.connect() as connection,
+            self._connected(self.engine) as connection,
             self.watchdog.watching(verb, connection.connection.dbapi_connection),
             connection.execution_options(durable_sync_verb=verb).begin(),
         ):
@@ -152,10 +153,19 @@ class Database:
 
     def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
         with (
-            self._reading.connect() as connection,
+            self._connected(self._reading) as connection,
             self.watchdog.watching(verb, connection.connection.dbapi_connection),
         ):
             return work(connection.execution_options(durable_sync_verb=verb))
+
+    @contextmanager
+    def _connected(self, engine: Engine) -> Generator[Connection]:
+        with engine.connect() as connection:
+            try:
+                yield connection
+            finally:
+                if self._retired and not connection.invalidated:
+                    connection.detach()
 
     def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
         started = time.monotonic()
@@ -200,8 +210,9 @@ class Database:
         if self._gate is not None:
             self._gate.open()
 
-    def dispose(self) -> None:
-        """Closes the pool's idle connections; those in use close when they are returned."""
+    def retire(self) -> None:
+        """Closes the pool's connections; those in use, and any opened from now on, are closed after their use."""
+        self._retired = True
         self.engine.dispose()
         self.watchdog.rest()
 

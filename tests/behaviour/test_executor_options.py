@@ -252,7 +252,7 @@ def test_a_database_opened_read_only_is_told_of(a_file: Path, sqlite_url: str) -
 def test_a_database_that_does_not_exist_is_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that knows no such database, or no such user, is a `ConfigurationError` without the password."""
     # Some drivers don't tell such an error from an outage, which is waited out.
-    monkeypatch.setattr("durable_sync.executor._CALLER_PATIENCE", 0.1)
+    monkeypatch.setattr("durable_sync.desk.CALLER_PATIENCE", 0.1)
     made = make_url(url)
     nowhere = made.set(database="no_such_database")
     stranger = made.set(username="stranger", password="wrong secret")
@@ -510,16 +510,15 @@ def test_newer_tables_are_refused(new_executor: NewExecutor, engine: Engine) -> 
 @pytest.mark.parametrize("migrate", [True, False])
 @one_database
 def test_a_refused_start_leaves_no_thread(new_executor: NewExecutor, engine: Engine, migrate: bool) -> None:
-    """A `start` that raises has started nothing."""
+    """A `start` that raises has started no loop."""
     new_executor().migrate()
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO durable_versions (version, applied_at) VALUES (999, 0)"))
-    before = set(threading.enumerate())
 
     with pytest.raises(DatabaseVersionError):
-        new_executor(migrate=migrate).start()
+        new_executor(migrate=migrate, name="refused").start()
 
-    assert set(threading.enumerate()) <= before
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("-refused")]
 
 
 @every_path

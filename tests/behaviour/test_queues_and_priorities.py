@@ -199,7 +199,7 @@ def test_run_at_names_the_moment(new_executor: NewExecutor, clock: ManualClock) 
 def test_delays_in_enqueue_many(new_executor: NewExecutor, clock: ManualClock) -> None:
     """Calls with delays, with `run_at` and with neither may go in one transaction; each keeps its own."""
     log = Log()
-    executor = new_executor(tasks=log.registry, clock=clock)
+    executor = new_executor(tasks=log.registry, clock=clock, max_workers=1)
     note = log.note
     handles = executor.enqueue_many(
         [

@@ -378,6 +378,35 @@ def test_its_threads_end(new_executor: NewExecutor) -> None:
     wait_until(lambda: set(threading.enumerate()) <= before, message=lambda: str(threading.enumerate()))
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+def test_its_connections_are_closed(new_executor: NewExecutor, engine: Engine) -> None:
+    """A shutdown closes every connection, and reading a handle afterwards leaves none open either."""
+    queries = {
+        "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()",
+        "mysql": "SELECT count(*) FROM information_schema.processlist WHERE db = database()",
+    }
+
+    def others() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text(queries[engine.dialect.name])).scalar_one()) - 1
+
+    executor = new_executor()
+    executor.start()
+
+    @executor.task
+    def work() -> str:
+        return "done"
+
+    handle = executor.enqueue(work)
+    assert handle.result(timeout=SOON) == "done"
+    assert others() > 0
+
+    executor.shutdown()
+    wait_until(lambda: others() == 0)
+    assert handle.result(timeout=SOON) == "done"
+    wait_until(lambda: others() == 0)
+
+
 def test_a_wait_after_the_shutdown_leaves_no_thread(new_executor: NewExecutor) -> None:
     """The threads that a wait after the shutdown needs end with it."""
     registry = TaskRegistry()
@@ -386,15 +415,13 @@ def test_a_wait_after_the_shutdown_leaves_no_thread(new_executor: NewExecutor) -
     def work() -> str:
         return "done"
 
-    client, worker = new_executor(tasks=registry), new_executor(tasks=registry)
+    client, worker = new_executor(tasks=registry, name="client"), new_executor(tasks=registry)
     client.shutdown()
-    handle = worker.enqueue(work)
+    execution_id = worker.enqueue(work).execution_id
     worker.start()
-    handle.wait(timeout=SOON)
-    before = set(threading.enumerate())
 
-    assert client.get_handle(work, handle.execution_id).result(timeout=SOON) == "done"
-    wait_until(lambda: set(threading.enumerate()) <= before, message=lambda: str(threading.enumerate()))
+    assert client.get_handle(work, execution_id).result(timeout=SOON) == "done"
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.endswith("-client")])
 
 
 @one_database

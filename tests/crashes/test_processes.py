@@ -215,7 +215,7 @@ def test_a_loop_whose_thread_dies_is_started_again(
 def test_a_thread_that_never_stops_is_replaced(
     database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    """After the grace period another thread takes its place, its execution has ended, and its late outcome is refused."""  # noqa: E501
+    """After the grace period another takes its place, its execution has ended, and its late outcome is refused."""
     monkeypatch.setattr(interrupter, "GRACE_SECONDS", 0.2)
     executor = DurableExecutor(database_url, max_workers=1, poll_interval=0.1)
     stuck = threading.Lock()

@@ -14,4 +14,4 @@ leftovers.watch()
 def pytest_runtest_teardown() -> None:
     leftovers.shut_down()
     while holding.opened:
-        holding.opened.pop().database.dispose()
+        holding.opened.pop().database.retire()

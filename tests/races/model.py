@@ -105,6 +105,8 @@ class Model:
         won = {}
         for execution_id in candidates:
             row = self.rows[execution_id]
+            if self.leases[owner].dead:
+                continue
             if holds(claim(owner), row, None) and row["lane"] is not None:
                 self.rows[execution_id] = applied(claim(owner), row, now)
                 won[execution_id] = self.rows[execution_id]["claim_token"]

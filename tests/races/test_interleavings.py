@@ -403,7 +403,7 @@ def recovered(url: str, number: int, *, task: str, max_recoveries: int) -> list[
     ids = enqueue(storage, number, task=task, recoveries=max_recoveries)
     claim(storage, ids, "dead")
     assert len(storage.reap(gave_up=GAVE_UP).recovered) == number
-    storage.database.dispose()
+    storage.database.retire()
     return ids
 
 

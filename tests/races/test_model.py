@@ -9,7 +9,15 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 from sqlalchemy import select
 
 from durable_sync.execution import ACTIVE, ExecutionStatus
@@ -57,7 +65,7 @@ class TwoExecutors(RuleBasedStateMachine):
             self.be_born(name)
 
     def teardown(self) -> None:
-        self.storage.database.dispose()
+        self.storage.database.retire()
         shutil.rmtree(self.folder)
 
     @property
@@ -75,6 +83,11 @@ class TwoExecutors(RuleBasedStateMachine):
 
     # --- the verbs ------------------------------------------------------------------------------
 
+    @initialize(target=executions)
+    def begin(self) -> Any:
+        """With some work to do."""
+        return multiple(*[self.store(recoveries=recoveries) for recoveries in (1, 3, 3)])
+
     @rule(
         target=executions,
         delay=st.sampled_from([0, 0, 3_000_000]),
@@ -82,13 +95,16 @@ class TwoExecutors(RuleBasedStateMachine):
         key=st.sampled_from([None, None, "k"]),
     )
     def enqueue(self, delay: int, max_recoveries: int, key: str | None) -> Any:
+        return self.store(delay=delay, recoveries=max_recoveries, key=key)
+
+    def store(self, *, delay: int = 0, recoveries: int = 3, key: str | None = None) -> Any:
         new = NewExecution(
             execution_id=new_id(),
             task_id="t",
             input="{}",
             queue="q",
             priority=0,
-            max_recoveries=max_recoveries,
+            max_recoveries=recoveries,
             delay=delay,
             key=key,
         )
@@ -100,8 +116,8 @@ class TwoExecutors(RuleBasedStateMachine):
     @rule(
         target=claims,
         name=EXECUTORS,
-        candidates=st.lists(executions, min_size=1, max_size=4, unique=True),
-        limit=st.integers(1, 4),
+        candidates=st.lists(executions, min_size=1, max_size=6, unique=True),
+        limit=st.sampled_from([6, 6, 2]),
     )
     def claim(self, name: str, candidates: list[str], limit: int) -> Any:
         """Candidates are what a look has shown some time ago: they may be anything by now."""
@@ -119,6 +135,35 @@ class TwoExecutors(RuleBasedStateMachine):
     def record(self, batch: list[tuple[tuple[str, int], Transition]]) -> None:
         """By whoever once had the claim, long ago perhaps, and perhaps not for the first time."""
         self._record(batch, uncertain=False)
+
+    def overtaken(self) -> list[tuple[str, int]]:
+        """Claims of executions that run under a later claim by now."""
+        return sorted(
+            (execution_id, token)
+            for execution_id, token in self.tokens
+            if self.model.rows[execution_id]["status"] is ExecutionStatus.RUNNING
+            and token < self.model.rows[execution_id]["claim_token"]
+        )
+
+    @precondition(overtaken)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def record_late(self, data: st.DataObject, outcome: Transition) -> None:
+        """A stale owner speaks while the present one runs."""
+        identity = data.draw(st.sampled_from(self.overtaken()))
+        assert self._record([(identity, outcome)], uncertain=False) == set()
+
+    def ended(self) -> list[tuple[str, int]]:
+        """The last claims of executions that have finished."""
+        return sorted(
+            (execution_id, row["claim_token"]) for execution_id, row in self.final.items() if row["claim_token"]
+        )
+
+    @precondition(ended)
+    @rule(data=st.data(), outcome=OUTCOMES)
+    def record_after_the_end(self, data: st.DataObject, outcome: Transition) -> None:
+        """The last owner speaks once more."""
+        identity = data.draw(st.sampled_from(self.ended()))
+        assert self._record([(identity, outcome)], uncertain=False) == set()
 
     @rule(batch=st.lists(st.tuples(claims, OUTCOMES), min_size=1, max_size=4, unique_by=lambda entry: entry[0]))
     def record_again(self, batch: list[tuple[tuple[str, int], Transition]]) -> None:
@@ -177,6 +222,14 @@ class TwoExecutors(RuleBasedStateMachine):
         assert {found[1] for found in reaped.given_up} == given_up
         assert survey.work is bool(dead or recovered or given_up)
         self.recoveries.update(recovered | given_up)
+
+    @rule()
+    def everybody_is_lost(self) -> None:
+        """No lease is renewed in time, and a third process recovers everything."""
+        self.clock.advance(11)
+        self.reap()
+        for name in ("a", "b"):
+            self.be_born(name)
 
     @rule(name=EXECUTORS)
     def resign(self, name: str) -> None:
@@ -253,5 +306,5 @@ TestTwoExecutors.__doc__ = (
     """In any order of verbs, with stale owners and lost answers, both stay the same and keep the promises."""
 )
 TestTwoExecutors.settings = settings(
-    max_examples=50, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
 )

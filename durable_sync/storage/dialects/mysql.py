@@ -8,7 +8,8 @@ from base64 import b64encode
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import BigInteger, ColumnElement, event, literal_column, text
+from sqlalchemy import BigInteger, ColumnElement, Insert, Table, event, literal_column, text
+from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -63,6 +64,13 @@ class MySQL(Dialect):
         seconds = max(math.ceil(limit), 1)
         wanted = {"connect_timeout": 10, "read_timeout": seconds, "write_timeout": seconds, "charset": "utf8mb4"}
         return {name: value for name, value in wanted.items() if name not in url.query}
+
+    def largest_packet(self, connection: Connection) -> int | None:
+        return int(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one())
+
+    def insert_unless_taken(self, table: Table) -> Insert | None:
+        # INSERT IGNORE would also swallow values that don't fit.
+        return mysql.insert(table).on_duplicate_key_update(id=table.c.id)
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         def on_connect(dbapi_connection: Any, _record: Any) -> None:
