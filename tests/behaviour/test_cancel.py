@@ -195,6 +195,57 @@ def test_a_context_sees_the_signal_first(executor: DurableExecutor) -> None:
 
 
 @one_database
+def test_a_context_that_looks_away_is_interrupted(executor: DurableExecutor) -> None:
+    """A function that takes `ctx` and never looks at its signal is interrupted like any other."""
+    started, stopped = threading.Event(), threading.Event()
+
+    @executor.task
+    def spin(ctx: TaskContext) -> None:
+        started.set()
+        try:
+            while True:
+                time.sleep(0.002)
+        finally:
+            stopped.set()
+
+    handle = executor.enqueue(spin)
+    assert started.wait(SOON)
+    handle.cancel()
+
+    assert stopped.wait(SOON)
+    wait_until(lambda: not executor.running_execution_ids)
+
+
+@one_database
+def test_a_task_cannot_swallow_its_cancel(executor: DurableExecutor) -> None:
+    """`except Exception` in a task does not catch what stops it, and what it catches on purpose changes nothing."""
+    started = threading.Event()
+    caught: list[str] = []
+
+    @executor.task
+    def stubborn() -> str:
+        started.set()
+        try:
+            try:
+                while True:
+                    time.sleep(0.002)
+            except Exception:
+                caught.append("as an Exception")
+        except BaseException:
+            caught.append("on purpose")
+        return "done"
+
+    handle = executor.enqueue(stubborn)
+    assert started.wait(SOON)
+    handle.cancel()
+    wait_until(lambda: caught)
+
+    assert caught == ["on purpose"]
+    wait_until(lambda: not executor.running_execution_ids)
+    assert handle.cancelled()
+
+
+@one_database
 def test_hooks_free_a_blocked_thread(executor: DurableExecutor) -> None:
     """An `on_cancel` hook frees a thread that is blocked where no exception reaches it."""
     ours, theirs = socket.socketpair()

@@ -155,6 +155,40 @@ def test_a_url_object_or_an_engine(url: str, kind: str) -> None:
     assert result == 1
 
 
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+def test_an_engine_with_its_own_isolation(url: str, level: str) -> None:
+    """The library's transactions have an isolation level of their own, whatever that of the user's engine is."""
+    engine = create_engine(url, isolation_level=level)
+    executor = DurableExecutor(engine, poll_interval=0.05)
+
+    @executor.task
+    def work(number: int) -> int:
+        return number
+
+    with executor:
+        handles = executor.enqueue_many([work.options(key="k").bind(1), work.options(key="k").bind(2), work.bind(3)])
+        assert [handle.created for handle in handles] == [True, False, True]
+        assert [handle.result(timeout=SOON) for handle in handles] == [1, 1, 3]
+    engine.dispose()
+
+
+def test_a_relative_path_is_of_the_folder_at_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relative path means the current folder when the executor was made, wherever the program goes later."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    executor = DurableExecutor("sqlite:///jobs.db", lease=1)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with executor:
+        result = executor.enqueue(executor.task(id="one")(lambda: 1)).result(timeout=SOON)
+
+    assert result == 1
+    assert (tmp_path / "jobs.db").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert caplog.text == ""
+
+
 # the database
 
 

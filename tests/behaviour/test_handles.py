@@ -88,6 +88,30 @@ def test_wait_returns_the_finished_execution(executor: DurableExecutor, gate: Ga
 
 
 @one_database
+def test_timeouts_may_be_timedeltas(executor: DurableExecutor, gate: Gate) -> None:
+    """Every `timeout` is seconds or a timedelta."""
+
+    @executor.task
+    def work() -> str:
+        gate.pass_through()
+        return "done"
+
+    handle = executor.enqueue(work)
+    short, long = timedelta(milliseconds=10), timedelta(seconds=SOON)
+    for ask in (handle.wait, handle.result, handle.exception, executor.drain):
+        with pytest.raises(TimeoutError):
+            ask(timeout=short)
+    assert wait([handle], timeout=short).not_done == {handle}
+    with pytest.raises(TimeoutError):
+        list(as_completed([handle], timeout=short))
+
+    gate.open()
+    assert list(as_completed([handle], timeout=long)) == [handle]
+    assert wait([handle], timeout=long).done == {handle}
+    assert handle.result(timeout=long) == "done"
+
+
+@one_database
 def test_a_timeout_of_zero_only_looks(executor: DurableExecutor, gate: Gate) -> None:
     """`result(timeout=0)` doesn't block: it gives what is there, or raises `TimeoutError`."""
 
