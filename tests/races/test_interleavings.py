@@ -29,7 +29,7 @@ from durable_sync.storage import claiming, enqueueing, leases, recording
 from durable_sync.storage import storage as storage_module
 from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
-from durable_sync.transitions import complete
+from durable_sync.transitions import Transition, complete, fail, release, retry
 from tests.gates import PATIENCE, Gate
 from tests.races.holding import (
     LAPSED,
@@ -303,6 +303,28 @@ def test_3_a_tombstone_stays_while_anything_refers_to_it(database_url: str, monk
     assert storage.bury() == 0
     storage.reap(gave_up=GAVE_UP)
     assert storage.bury() == 1
+
+
+@pytest.mark.parametrize(
+    "late",
+    [complete('"late"'), fail('{"type": "late"}'), retry('{"type": "late"}', 0), release(started=True)],
+    ids=lambda transition: str(transition.name),
+)
+def test_3_what_a_former_owner_says_changes_nothing_for_the_present_one(database_url: str, late: Transition) -> None:
+    """While the next owner runs an execution, the outcome of the one before is refused, whatever it is."""
+    storage = open_storage(database_url)
+    storage.register(incarnation("dead", lease=LAPSED))
+    (execution_id,) = enqueue(storage)
+    (former,) = claim(storage, [execution_id], "dead")
+    storage.reap(gave_up=GAVE_UP)
+    storage.register(incarnation("a"))
+    (present,) = claim(storage, [execution_id], "a")
+    assert present.claim_token > former.claim_token
+    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=False) == set()
+    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=True) == set()
+    assert row(database_url, execution_id, "status, executor_id, failures") == ("running", "a", 0)
+    outcome = Fenced(execution_id, present.claim_token, complete('"present"'))
+    assert storage.record([outcome], uncertain=False) == {outcome.identity}
 
 
 # 5. Recording against cancelling

@@ -223,13 +223,14 @@ class TwoExecutors(RuleBasedStateMachine):
         assert survey.work is bool(dead or recovered or given_up)
         self.recoveries.update(recovered | given_up)
 
-    @rule()
-    def everybody_is_lost(self) -> None:
-        """No lease is renewed in time, and a third process recovers everything."""
+    @rule(target=claims, name=EXECUTORS)
+    def take_over(self, name: str) -> Any:
+        """No lease is renewed in time, all is recovered, and one executor claims all that it can."""
         self.clock.advance(11)
         self.reap()
-        for name in ("a", "b"):
-            self.be_born(name)
+        for other in ("a", "b"):
+            self.be_born(other)
+        return self.claim(name, list(self.model.rows), 6)
 
     @rule(name=EXECUTORS)
     def resign(self, name: str) -> None:
