@@ -228,6 +228,8 @@ class Background:
     def _resign(self) -> None:
         if not self.recorder.idle or len(self.attempts):
             return
+        # A renewal that finds the lease resigned would take it for lost, and begin anew.
+        self.heartbeat.request_stop()
         try:
             self.lifeline.resign(self.lease.executor_id)
         except Exception as error:

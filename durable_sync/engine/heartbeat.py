@@ -69,7 +69,8 @@ class Heartbeat(Loop):
             self._renewed_at = asked_at
             self._warned = False
             return
-        self._begin_anew()
+        if not self.stopping:
+            self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Somebody has declared this incarnation dead: what it held belongs to others."""

@@ -73,16 +73,16 @@ def test_another_executor_runs_what_an_unstarted_one_enqueues(new_executor: NewE
     assert client.running_execution_ids == frozenset()
 
 
-@pytest.mark.parametrize("text", ["\0", "é𝄞\U0010ffff", "\ud800", "' OR 1=1 --", "\\", "x" * 1_000_000])
-def test_any_text_is_stored_whole(executor: DurableExecutor, text: str) -> None:
-    """Input and output come back as they were, whatever characters are in them and however long they are."""
+def test_any_text_is_stored_whole(executor: DurableExecutor) -> None:
+    """Input and output come back as they were, whatever characters are in them."""
+    texts = ["", "\0", "é𝄞\U0010ffff", "\ud800", "' OR 1=1 --", "\\", "%s :name", "x" * 100_000]
 
     @executor.task
-    def echo(value: str) -> str:
-        assert value == text
-        return value
+    def echo(values: list[str]) -> list[str]:
+        assert values == texts
+        return values
 
-    assert executor.enqueue(echo, text).result(timeout=SOON) == text
+    assert executor.enqueue(echo, texts).result(timeout=SOON) == texts
 
 
 # many at once

@@ -28,14 +28,14 @@ def test_each_execution_is_run_once(new_executor: NewExecutor) -> None:
         return ctx.attempt
 
     executors = [new_executor(tasks=registry) for _ in range(3)]
-    handles = executors[0].enqueue_many([work.bind(number) for number in range(100)])
+    handles = executors[0].enqueue_many([work.bind(number) for number in range(50)])
     for executor in executors:
         executor.start()
     for number, executor in enumerate(executors):
-        handles += [executor.enqueue(work, 100 + 10 * number + one) for one in range(10)]
+        handles += [executor.enqueue(work, 50 + 5 * number + one) for one in range(5)]
 
-    assert [handle.result(timeout=SOON) for handle in handles] == [0] * 130
-    assert runs == Counter(range(130))
+    assert [handle.result(timeout=SOON) for handle in handles] == [0] * 65
+    assert runs == Counter(range(65))
 
 
 @one_database

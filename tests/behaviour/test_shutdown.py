@@ -201,7 +201,7 @@ def test_prefetched_work_goes_back_at_once(
     # Many quick runs teach the executor that it may claim ahead.
     executor.enqueue_many([work.bind(False) for _ in range(50)])
     executor.drain(timeout=SOON)
-    handles = executor.enqueue_many([work.bind(number == 0) for number in range(20)])
+    handles = executor.enqueue_many([work.bind(number == 0) for number in range(8)])
     gate.wait_for_arrivals()
     with ThreadPoolExecutor(1) as thread:
         ending = thread.submit(executor.shutdown)
@@ -358,6 +358,44 @@ def test_a_wait_goes_on_over_the_shutdown(new_executor: NewExecutor) -> None:
         second.start()
         assert waiting.result() == "done"
     assert called.wait(SOON)
+
+
+@every_path
+def test_its_lease_ends_with_it(new_executor: NewExecutor, engine: Engine) -> None:
+    """After a shutdown nobody has to wait for the executor's lease to end: the database knows that it is gone."""
+    executor = new_executor(lease=60)
+    executor.start()
+    executor.shutdown()
+
+    with engine.connect() as connection:
+        living = connection.execute(text("SELECT name FROM durable_executors WHERE dead_at IS NULL")).all()
+    assert living == []
+
+
+@one_database
+def test_a_renewal_during_the_shutdown(
+    new_executor: NewExecutor, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renewal that comes just after the lease was resigned doesn't take it for lost, nor begin anew."""
+    executor = new_executor()
+    executor.start()
+    background = executor._desk.background
+    assert background is not None
+    heartbeat, resign = background.heartbeat, background.lifeline.resign
+
+    def resign_then_renew(executor_id: str) -> None:
+        resign(executor_id)
+        heartbeat._renewed_at = 0.0
+        heartbeat.wake()
+        heartbeat._thread.join(0.2)
+
+    monkeypatch.setattr(background.lifeline, "resign", resign_then_renew)
+    executor.shutdown()
+
+    assert "was lost" not in caplog.text
+    with engine.connect() as connection:
+        living = connection.execute(text("SELECT name FROM durable_executors WHERE dead_at IS NULL")).all()
+    assert living == []
 
 
 @one_database

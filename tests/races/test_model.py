@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -307,5 +308,7 @@ TestTwoExecutors.__doc__ = (
     """In any order of verbs, with stale owners and lost answers, both stay the same and keep the promises."""
 )
 TestTwoExecutors.settings = settings(
-    max_examples=60, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=35, deadline=None, suppress_health_check=list(HealthCheck)
 )
+# A failure is made small before it is shown, which takes a while.
+TestTwoExecutors.pytestmark = [pytest.mark.timeout(400)]
