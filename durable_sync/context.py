@@ -94,7 +94,7 @@ class TaskContext:
         self.task_id = task_id
         """The id of the task that runs."""
         self.execution_id = execution_id
-        """The id of its execution."""
+        """The id of its execution, the same at every attempt: fit to be an idempotency key."""
         self.attempt = attempt
         """How often the execution was started before: 0 at first."""
         self.prev_error = prev_error
