@@ -4,7 +4,7 @@
 usage: python3 dev.py COMMAND [ARGUMENTS]
 
   demo    a tour of durable_sync; the arguments are those of `durable-sync demo`
-  test    the whole gate: lint, types, tests on every database; the arguments are pytest's
+  test    the whole gate: lint, types, docs, tests on every database; the arguments are pytest's
   lint    ruff and import-linter
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
@@ -69,7 +69,7 @@ def test(arguments: "list[str]") -> str:
     prepare("dev")
     with step("servers"):
         missing = provide_servers()
-    run_steps(LINT + TYPES)
+    run_steps(LINT + TYPES + DOCS)
     run_steps(TESTS, arguments)
     return without(missing)
 
