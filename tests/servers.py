@@ -121,15 +121,16 @@ class Server(ABC):
         if self.directory is not None:
             self._launch(self.directory)
             return
-        directory = self._make_directory()
-        self._initialise(directory)
         for attempt in range(3):
+            directory = self._make_directory()
             self.port = free_port()
             try:
+                self._initialise(directory)
                 self._launch(directory)
             except ServerError:
-                if attempt == 2 or not port_is_taken(self.port):
-                    shutil.rmtree(directory, ignore_errors=True)
+                # Its port was taken meanwhile, or the machine was too busy for its installation.
+                shutil.rmtree(directory, ignore_errors=True)
+                if attempt == 2:
                     raise
             else:
                 self.directory = directory

@@ -51,11 +51,17 @@ class Storm:
             moves=audit.moves(engine),
             finals=audit.finals(engine),
             crashes=crashes,
-            recovery_limit=LEASE + (4.0 if engine.dialect.name == "sqlite" else 2.0),
+            recovery_limit=self._recovery_limit(engine),
         )
         engine.dispose()
         executor.shutdown()
         return check(account), crashes, took
+
+    def _recovery_limit(self, engine: Engine) -> float:
+        if self.suspensions:
+            # Who is suspended inside a transaction keeps its locks; on SQLite nobody else can work then.
+            return float("inf")
+        return LEASE + (4.0 if engine.dialect.name == "sqlite" else 2.0)
 
     def _kill_until_done(self, url: str, folder: Path, engine: Engine) -> list[Crash]:
         options = ("--lease", str(LEASE), "--workers", str(self.workers))
