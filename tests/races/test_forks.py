@@ -10,7 +10,7 @@ import pytest
 from tests.processes import ROOT
 
 PROGRAM = """
-import os, sys
+import os, sys, time
 mode, ending, url = sys.argv[1:]
 if mode == "without hooks":
     # As a server does that forks without running them.
@@ -31,10 +31,15 @@ keeps = not url.startswith("sqlite")
 before = [id(raw) for raw in executor._desk.storage.database.raw_connections()]
 assert before
 
+inherited = executor._desk.storage
 pid = os.fork()
 if pid == 0:
     handles = [executor.enqueue(add, n, n) for n in range(20)]
     assert [handle.result(20)[0] for handle in handles] == [n + n for n in range(20)]
+    assert executor._desk.storage is not inherited, "the child uses the parent's connections"
+    deadline = time.monotonic() + 20
+    while os.getpid() not in [executor.enqueue(add, 1, 1).result(20)[1] for _ in range(4)]:
+        assert time.monotonic() < deadline, "the child runs nothing itself"
     if ending == "exit":
         sys.exit(0)
     os._exit(0)
