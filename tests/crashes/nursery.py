@@ -7,6 +7,7 @@ No thread runs and no executor exists here when it forks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -61,10 +62,18 @@ def bear(name: str, output: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGCHLD, reap)
+    children = []
     while line := sys.stdin.readline():
         name, output, *arguments = json.loads(line)
         # Held back, so that no death is told before its birth.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         child = bear(name, output, arguments)
         say(f"born {child}")
+        children.append(child)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    # Those that are suspended can't end by themselves.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in children:
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if os.waitpid(child, os.WNOHANG) == (0, 0):
+                os.kill(child, signal.SIGKILL)
