@@ -152,8 +152,7 @@ class Desk:
         if not self._has_warned_of_waiting:
             self._has_warned_of_waiting = True
             background.log.warning(
-                "%s: waits on a handle, which keeps its thread from other work; the pool lends it one meanwhile. "
-                "A parent task holds no thread while its children run",
+                "%s: waits on a handle, which keeps its thread from other work; the pool lends it one meanwhile",
                 threading.current_thread().name,
             )
         return background.pool.lend()

@@ -79,7 +79,6 @@ class Background:
             poll_interval=settings.poll_interval,
             give_back=lambda attempt: self.recorder.put(attempt, release(started=False)),
         )
-        self._pace = pace
         self._runner = Runner(
             serializer,
             max_payload_bytes=settings.max_payload_bytes,

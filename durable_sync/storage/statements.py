@@ -123,10 +123,14 @@ def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) ->
 def _bulky_apart(sql: Sql, groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
     """Where rows travel as arrays, whose quoting is slow, puts rows with a long text in groups of one."""
     for group in groups:
-        bulky = [change for change in group if sql.dialect.arrays and _is_bulky(change.transition)]
-        yield from ([change] for change in bulky)
-        if len(bulky) < len(group):
-            yield [change for change in group if change not in bulky] if bulky else group
+        slender: list[Fenced] = []
+        for change in group:
+            if sql.dialect.arrays and _is_bulky(change.transition):
+                yield [change]
+            else:
+                slender.append(change)
+        if slender:
+            yield slender
 
 
 def _is_bulky(transition: Transition) -> bool:
