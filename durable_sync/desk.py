@@ -152,7 +152,8 @@ class Desk:
         if not self._has_warned_of_waiting:
             self._has_warned_of_waiting = True
             background.log.warning(
-                "%s: waits on a handle, which keeps its thread from other work; the pool lends it one meanwhile",
+                "%s: waits on a handle, which keeps its thread from other work; the pool lends it one meanwhile. "
+                "Rather enqueue what comes next at the end of the task, and wait outside of it",
                 threading.current_thread().name,
             )
         return background.pool.lend()

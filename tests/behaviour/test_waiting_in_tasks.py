@@ -87,7 +87,7 @@ def test_it_is_warned_once(new_executor: NewExecutor, caplog: pytest.LogCaptureF
     warnings = [record for record in caplog.records if "waits on a handle" in record.getMessage()]
     assert len(warnings) == 1
     assert warnings[0].levelno == logging.WARNING
-    assert "parent task" in warnings[0].getMessage()
+    assert "wait outside of it" in warnings[0].getMessage()
 
 
 @one_database
