@@ -22,22 +22,27 @@ from durable_sync.errors import (
     TaskNotRegisteredError,
     TaskTimedOutError,
 )
-from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
+from durable_sync.execution import ChildExecution, ErrorInfo, Execution, ExecutionStatus, Progress
 from durable_sync.executor import DurableExecutor
+from durable_sync.families import Done, LoopResult, ParentOutput, ParentResult, Spawn
 from durable_sync.handle import TaskHandle
+from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
 from durable_sync.storage.tables import metadata
-from durable_sync.task import Task, TaskCall, TaskRegistry
+from durable_sync.task import ParentTask, SleepingTask, Task, TaskCall
+from durable_sync.tree import ExecutionTree
 from durable_sync.using import TransactionalExecutor
 from durable_sync.waiting import DoneAndNotDone, as_completed, wait
 
 logging.getLogger("durable_sync").addHandler(logging.NullHandler())
 
 __all__ = [
+    "ChildExecution",
     "ChildrenFailedError",
     "Clock",
     "ConfigurationError",
     "DatabaseVersionError",
+    "Done",
     "DoneAndNotDone",
     "DurableError",
     "DurableExecutor",
@@ -45,14 +50,21 @@ __all__ = [
     "Execution",
     "ExecutionNotFoundError",
     "ExecutionStatus",
+    "ExecutionTree",
     "ExecutorShutdownError",
     "FinalizeFailedError",
     "InvalidInputError",
+    "LoopResult",
     "OrjsonSerializer",
+    "ParentOutput",
+    "ParentResult",
+    "ParentTask",
     "Progress",
     "SerializationError",
     "Serializer",
     "Signal",
+    "SleepingTask",
+    "Spawn",
     "Task",
     "TaskCall",
     "TaskCancelledError",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from durable_sync.clock import Clock
+from durable_sync.clock import Clock, to_datetime
 from durable_sync.engine.background import Background, Settings
 from durable_sync.engine.callbacks import Callbacks
 from durable_sync.engine.interrupt import shielded
@@ -19,13 +19,20 @@ from durable_sync.errors import ExecutionNotFoundError, ExecutorShutdownError, T
 from durable_sync.execution import ErrorInfo, Execution
 from durable_sync.forks import keep_for_ever, on_fork
 from durable_sync.ids import new_id
+from durable_sync.intake import Intake
+from durable_sync.outputs import Outputs
+from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import Serializer
 from durable_sync.storage.enqueueing import Enqueued
-from durable_sync.storage.records import NewExecution, StoredExecution
+from durable_sync.storage.records import NewExecution, OutputRow, StoredExecution
+from durable_sync.storage.sleepers import Awakening, FormerSleeper
 from durable_sync.storage.storage import Storage
 from durable_sync.storage.tables import Tables
-from durable_sync.task import Task, TaskRegistry
-from durable_sync.views import output_of, view
+from durable_sync.storage.trees import Effects
+from durable_sync.task import Task
+from durable_sync.transitions import Transition
+from durable_sync.tree import ExecutionTree, grow
+from durable_sync.views import view
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
@@ -48,6 +55,7 @@ class Desk:
         *,
         settings: Settings,
         registry: TaskRegistry,
+        intake: Intake,
         serializer: Serializer,
         migrates: bool,
     ) -> None:
@@ -56,6 +64,7 @@ class Desk:
         self._clock = clock
         self._settings = settings
         self._registry = registry
+        self._intake = intake
         self._serializer = serializer
         self._migrates = migrates
         self._lock = threading.RLock()
@@ -100,11 +109,23 @@ class Desk:
 
     def view(self, stored: StoredExecution, task: Task[..., Any] | None) -> Execution:
         """The execution as its readers see it."""
-        return view(stored, task, self._serializer)
+        with shielded():
+            return view(stored, task, self._outputs(strict=False))
 
-    def output(self, stored: StoredExecution, task: Task[..., Any]) -> Any:
-        """The output of a completed execution, of the task's type."""
-        return output_of(stored, task, self._serializer)
+    def output(self, stored: StoredExecution) -> Any:
+        """The output of a completed execution; SerializationError if it doesn't fit the task's type."""
+        with shielded():
+            return self._outputs(strict=True).of([OutputRow.of(stored)])[stored.execution_id]
+
+    def tree(self, execution_id: str) -> ExecutionTree:
+        """An execution with all that is below it, in three queries."""
+        stored = self.load(execution_id)
+        with shielded():
+            now, rows = self.prepared_storage().tree(stored.tree_id, patience=CALLER_PATIENCE)
+        return grow(execution_id, rows, now)
+
+    def _outputs(self, *, strict: bool) -> Outputs:
+        return Outputs(self.prepared_storage(), self._registry, self._serializer, strict=strict)
 
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
         """Has `callback` called with the id of each of these once it has finished."""
@@ -134,15 +155,34 @@ class Desk:
         """Ends an active execution; True if this call did. See `TaskHandle.cancel`."""
         error = ErrorInfo.of(TaskCancelledError(f"cancelled by a call in process {os.getpid()} ({new_id()})"))
         with shielded():
-            ended = self.prepared_storage().cancel(execution_id, error.to_json(), patience=CALLER_PATIENCE)
-            if ended:
-                background = self.background
-                if background is not None:
-                    background.cancelled(execution_id)
-                self._messenger.cancelled(execution_id)
+            effects = self.prepared_storage().cancel(execution_id, error.to_json(), patience=CALLER_PATIENCE)
+            self._effected(effects)
+        ended = execution_id in effects.finished
         if not ended:
             self.load(execution_id)
         return ended
+
+    def wake(self, task_id: str, key: str, transition: Transition) -> None:
+        """Ends the sleeping execution of a task and key; ExecutionNotFoundError if none sleeps."""
+        awakening = Awakening(task_id, key, transition)
+        with shielded():
+            storage = self.prepared_storage()
+            if storage.wake(awakening, patience=CALLER_PATIENCE):
+                self._effected(awakening.effects)
+                return
+            former = storage.former_sleeper(task_id, key, patience=CALLER_PATIENCE)
+        never = "none has been enqueued, or the transaction that enqueued it has not committed"
+        raise ExecutionNotFoundError(
+            f"no execution of task {task_id!r} sleeps under the key {key!r}: "
+            + (never if former is None else _how_it_ended(former))
+        )
+
+    def _effected(self, effects: Effects) -> None:
+        background = self.background
+        if background is not None:
+            background.effected(effects)
+        else:
+            self._messenger.effected(effects)
 
     def waiting(self) -> AbstractContextManager[None]:
         """Entered by a thread that waits on a handle: if it is a worker of this executor, another takes its place."""
@@ -190,7 +230,9 @@ class Desk:
 
     def _start_background(self) -> None:
         storage = self.prepared_storage()
-        background = Background(self._settings, storage, self._registry, self._serializer, self._messenger)
+        background = Background(
+            self._settings, storage, self._registry, self._intake, self._serializer, self._messenger
+        )
         background.start()
         self.background = background
         self._cancel_exit = _stop_at_exit(self)
@@ -309,3 +351,8 @@ def _stop_at_exit(desk: Desk) -> Callable[[], None]:
 
     atexit.register(stop)
     return lambda: atexit.unregister(stop)
+
+
+def _how_it_ended(former: FormerSleeper) -> str:
+    status = former.status.value.replace("_", " ")
+    return f"the last one, {former.execution_id}, {status} at {to_datetime(former.finished_at).isoformat()}"

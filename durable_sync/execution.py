@@ -10,14 +10,16 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-__all__ = ["ACTIVE", "FINISHED", "ErrorInfo", "Execution", "ExecutionStatus", "Progress"]
+__all__ = ["ACTIVE", "FINISHED", "ChildExecution", "ErrorInfo", "Execution", "ExecutionStatus", "Progress"]
 
 
 class ExecutionStatus(StrEnum):
     """Where an execution stands. The moves between statuses are in `durable_sync.transitions`."""
 
     READY = "ready"
-    """Waits for an executor, or for its `ready_at`. Entered by enqueue, retry, release and recovery."""
+    """Waits for an executor, or for its `ready_at`; as a step of a sequence or as a finalize, for its turn.
+
+    Entered by enqueue, as a child, by retry, release and recovery."""
     RUNNING = "running"
     """Claimed by an executor, which alone may write its outcome."""
     WAITING_FOR_CHILDREN = "waiting_for_children"
@@ -25,7 +27,7 @@ class ExecutionStatus(StrEnum):
     WAITING_FOR_FINALIZE = "waiting_for_finalize"
     """Its children have finished; its finalize task has not."""
     SLEEPING = "sleeping"
-    """Holds no thread; waits to be woken or for its timeout."""
+    """Holds no thread; waits to be woken or for its timeout. A sleeping task is enqueued in it."""
     COMPLETED = "completed"
     """Ended with an output."""
     FAILED = "failed"
@@ -33,7 +35,7 @@ class ExecutionStatus(StrEnum):
     TIMED_OUT = "timed_out"
     """Overran its timeout on its last attempt."""
     CHILDREN_FAILED = "children_failed"
-    """A child did not complete."""
+    """A child did not complete; a step of a sequence or an iteration of a loop is a child."""
     FINALIZE_FAILED = "finalize_failed"
     """Its finalize task did not complete."""
     CANCELLED = "cancelled"
@@ -114,6 +116,17 @@ class Progress:
         return cls(stored["done"], stored.get("total"), stored.get("message"))
 
 
+@frozen
+class ChildExecution:
+    """What a parent's readers see of one of its children."""
+
+    task_id: str
+    execution_id: str
+    status: ExecutionStatus
+    error: ErrorInfo | None = None
+    """What it ended with, if it did not complete."""
+
+
 @frozen(kw_only=True)
 class Execution:
     """One durable run of a task, as the database had it at one moment."""
@@ -124,11 +137,13 @@ class Execution:
     input: dict[str, Any]
     """The arguments by parameter name, as the caller passed them; defaults are not filled in."""
     run_output: Any = None
-    """What the function returned. For a parent task this differs from `output`."""
+    """What the function returned; of a parent task, the output in its `Spawn`."""
     output: Any = None
+    """What `TaskHandle.result` returns: of a parent task, put together of what its children and finalize returned."""
     error: ErrorInfo | None = None
     """The error of the last attempt that had one; a later success clears it."""
-    children: tuple[Any, ...] = ()
+    children: tuple[ChildExecution, ...] = ()
+    """In the order in which they were spawned: of a sequence its steps, of a loop its iterations so far."""
     root: str | None = None
     """The execution id of the topmost ancestor; None for a root."""
     parent: str | None = None

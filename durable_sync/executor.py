@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import FrameType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 
 from durable_sync.clock import Clock, deadline_after, seconds
+from durable_sync.declarations import checked_key
 from durable_sync.desk import Desk
 from durable_sync.engine.background import Settings
 from durable_sync.engine.interrupt import shielded
@@ -26,26 +27,19 @@ from durable_sync.execution import Execution
 from durable_sync.handle import TaskHandle
 from durable_sync.intake import Intake
 from durable_sync.options import checked_lease, checked_name, checked_queues, checked_tables, positive_int, registries
+from durable_sync.registry import Fed, TaskDecorators, TaskRegistry
 from durable_sync.serialization import Serializer
 from durable_sync.storage.records import NewExecution
-from durable_sync.task import Task, TaskCall, TaskDecorators, TaskRegistry
+from durable_sync.task import SleepingTask, Task, TaskCall
 from durable_sync.using import Commits, TransactionalExecutor
 
 __all__ = ["DurableExecutor"]
 
+_ABSENT: Final = object()
+
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
-A_contra = TypeVar("A_contra", contravariant=True)
-R_co = TypeVar("R_co", covariant=True)
-
-
-class _UnaryTask(Protocol[A_contra, R_co]):
-    """A task of one positional argument. Not `Task[[A], R]`, which refuses tasks with further, defaulted ones."""
-
-    @property
-    def takes_context(self) -> bool: ...
-    def __call__(self, argument: A_contra, /) -> R_co: ...
 
 
 class DurableExecutor(TaskDecorators):
@@ -102,9 +96,9 @@ class DurableExecutor(TaskDecorators):
             lease=checked_lease(lease),
             poll_interval=seconds(poll_interval, "poll_interval", positive=True),
             max_payload_bytes=positive_int("max_payload_bytes", max_payload_bytes),
+            max_children=positive_int("max_children", max_children),
             logger=logger,
         )
-        self._max_children = positive_int("max_children", max_children)
         self._registry = TaskRegistry()
         for registry in registries(tasks):
             registry.subscribe(self._registry.add)
@@ -116,6 +110,7 @@ class DurableExecutor(TaskDecorators):
             clock,
             settings=settings,
             registry=self._registry,
+            intake=self._intake,
             serializer=chosen,
             migrates=migrate,
         )
@@ -146,7 +141,7 @@ class DurableExecutor(TaskDecorators):
             for call, enqueued in zip(made, stored, strict=True)
         ]
 
-    def map(self, task: _UnaryTask[A, R], items: Iterable[A], /) -> Iterator[R]:
+    def map(self, task: Fed[A, R], items: Iterable[A], /) -> Iterator[R]:
         """Enqueues the task for every item, in one transaction; yields the outputs in order, as `result` gives them."""
         if not isinstance(task, Task):
             raise ConfigurationError(f"map takes a task, not {task!r}")
@@ -168,6 +163,24 @@ class DurableExecutor(TaskDecorators):
         self._desk.refuse_shut_down()
         return self._intake.rows(calls)
 
+    @overload
+    def wake(self, task: SleepingTask[R], key: str, *, output: R) -> None: ...
+    @overload
+    def wake(self, task: SleepingTask[Any], key: str, *, error: str | BaseException) -> None: ...
+    def wake(self, task: SleepingTask[Any], key: str, *, output: Any = _ABSENT, error: Any = _ABSENT) -> None:
+        """Ends the execution of a sleeping task that sleeps under this key: `completed` with `output`, or `failed`.
+
+        `error`: a message or an exception. ExecutionNotFoundError if none sleeps: there is none yet, or it has ended,
+        which the message says. InvalidInputError if the output is not of the task's type, and ConfigurationError if
+        the task is of another kind: then nothing was written.
+        """
+        self._desk.refuse_shut_down()
+        self._intake.refuse_unregistered(task)
+        if (output is _ABSENT) == (error is _ABSENT):
+            raise ConfigurationError("wake takes an output or an error, and exactly one of them")
+        waking = self._intake.waking(task, output) if error is _ABSENT else self._intake.waking_with_error(task, error)
+        self._desk.wake(task.id, checked_key(task.id, key), waking)
+
     # --- handles --------------------------------------------------------------------------------
 
     def get_handle(self, task: Task[P, R], execution_id: str) -> TaskHandle[R]:
@@ -179,8 +192,6 @@ class DurableExecutor(TaskDecorators):
         """The execution, without its task: typed where the task is registered here, plain JSON values elsewhere."""
         stored = self._desk.load(execution_id)
         return self._desk.view(stored, self._registry.get(stored.task_id))
-
-    # --- the life of the executor ---------------------------------------------------------------
 
     # --- the life of the executor ---------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from durable_sync.errors import TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
 from durable_sync.storage.records import StoredExecution
 from durable_sync.task import Task
+from durable_sync.tree import ExecutionTree
 from durable_sync.views import error_of
 
 __all__ = ["TaskHandle"]
@@ -58,7 +59,7 @@ class TaskHandle(Generic[R_co]):
         error = error_of(self.desk.view(stored, self._task))
         if error is not None:
             raise error
-        return cast(R_co, self.desk.output(stored, self._task))
+        return cast(R_co, self.desk.output(stored))
 
     def exception(self, timeout: float | timedelta | None = None) -> TaskError | None:
         """Blocks like `wait`; returns the TaskError that `result` would raise, or None."""
@@ -88,6 +89,13 @@ class TaskHandle(Generic[R_co]):
         """How far the task last said it was; None if it has not said."""
         stored = self.desk.load(self.execution_id).progress
         return None if stored is None else Progress.from_json(stored)
+
+    def tree(self) -> ExecutionTree:
+        """The execution with all that is below it, as the database has it now; `print` shows it as an indented text.
+
+        Of a whole tree of any size it takes three queries. ExecutionNotFoundError if there is no such execution.
+        """
+        return self.desk.tree(self.execution_id)
 
     def add_done_callback(self, function: Callable[[TaskHandle[R_co]], object]) -> None:
         """Calls `function(handle)` once the execution has finished, on a thread of the library's; errors are logged.

@@ -8,9 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from durable_sync.clock import seconds
+from durable_sync.declarations import checked_queue
 from durable_sync.errors import ConfigurationError
+from durable_sync.registry import TaskRegistry
 from durable_sync.storage.tables import Tables, build_tables
-from durable_sync.task import TaskRegistry, checked_queue
 
 __all__ = ["checked_lease", "checked_name", "checked_queues", "checked_tables", "positive_int", "registries"]
 

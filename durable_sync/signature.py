@@ -58,6 +58,16 @@ class InputSchema:
         self._args = next((p.name for p in self._parameters if p.kind is Parameter.VAR_POSITIONAL), None)
         self._kwargs = next((p.name for p in self._parameters if p.kind is Parameter.VAR_KEYWORD), None)
 
+    @property
+    def fed(self) -> str | None:
+        """The parameter that a call with one argument by position gives; None if no such call fits."""
+        fits = bool(self._positional) and set(self._required) <= {self._positional[0]}
+        return self._positional[0] if fits else None
+
+    def hint(self, name: str) -> Any:
+        """The annotation of what is kept under a name; Any if there is none that can be used."""
+        return self.annotation.__annotations__.get(name, Any)
+
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by parameter name, without `ctx`.
 

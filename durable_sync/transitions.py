@@ -27,18 +27,30 @@ __all__ = [
     "Plus",
     "Transition",
     "Value",
+    "begin_finalize",
     "cancel",
     "cancel_self",
     "claim",
     "complete",
+    "complete_children",
+    "complete_finalize",
+    "count_down",
     "due",
     "fail",
+    "fail_children",
+    "fail_finalize",
     "give_up",
     "lane_of",
+    "oversleep",
     "recover",
     "release",
     "retry",
+    "spawn",
+    "spawn_finalize",
+    "take_turn",
     "time_out",
+    "wake",
+    "wake_failed",
 ]
 
 
@@ -112,6 +124,9 @@ def _is_form(value: Value) -> bool:
 
 _READY = frozenset({ExecutionStatus.READY})
 _RUNNING = frozenset({ExecutionStatus.RUNNING})
+_WAITING_FOR_CHILDREN = frozenset({ExecutionStatus.WAITING_FOR_CHILDREN})
+_WAITING_FOR_FINALIZE = frozenset({ExecutionStatus.WAITING_FOR_FINALIZE})
+_SLEEPING = frozenset({ExecutionStatus.SLEEPING})
 
 _LEAVES_THE_QUEUE: Mapping[str, Value] = {"lane": None, "timer_at": None}
 _FINISHES: Mapping[str, Value] = {**_LEAVES_THE_QUEUE, "active_key": None, "finished_at": Now(), "updated_at": Now()}
@@ -141,24 +156,158 @@ def due() -> Transition:
     return Transition("due", _READY, ExecutionStatus.READY, {"lane": LANE, "timer_at": None}, fenced=False)
 
 
-def complete(run_output: str) -> Transition:
-    """running -> completed, with the function's output as JSON text."""
+def take_turn(delay: int) -> Transition:
+    """ready -> ready: what it waited for among its parent's children has ended; `delay` microseconds to go."""
     return Transition(
-        "complete", _RUNNING, ExecutionStatus.COMPLETED, {**_FINISHES, "run_output": run_output, "error": None}
+        "take_turn",
+        _READY,
+        ExecutionStatus.READY,
+        {**_queued_after(delay), "ready_at": Now(delay), "updated_at": Now()},
+        fenced=False,
     )
+
+
+def _queued_after(delay: int) -> Mapping[str, Value]:
+    return {"lane": None, "timer_at": Now(delay)} if delay > 0 else {"lane": LANE, "timer_at": None}
+
+
+def complete(run_output: str, plan: str | None = None) -> Transition:
+    """running -> completed, with the function's output as JSON text.
+
+    With a plan (see `durable_sync.plans`): a parent without children and finalize.
+    """
+    return Transition(
+        "complete",
+        _RUNNING,
+        ExecutionStatus.COMPLETED,
+        {**_FINISHES, "run_output": run_output, "error": None, **({} if plan is None else {"plan": plan})},
+    )
+
+
+def spawn(run_output: str, plan: str, children: int) -> Transition:
+    """running -> waiting_for_children: the function has returned, and its children are born with this."""
+    return Transition(
+        "spawn",
+        _RUNNING,
+        ExecutionStatus.WAITING_FOR_CHILDREN,
+        {
+            "run_output": run_output,
+            "plan": plan,
+            "unfinished_children": children,
+            "error": None,
+            "updated_at": Now(),
+        },
+    )
+
+
+def spawn_finalize(run_output: str, plan: str) -> Transition:
+    """running -> waiting_for_finalize: the function has returned without children."""
+    return Transition(
+        "spawn_finalize",
+        _RUNNING,
+        ExecutionStatus.WAITING_FOR_FINALIZE,
+        {"run_output": run_output, "plan": plan, "error": None, "updated_at": Now()},
+    )
+
+
+def count_down(ended: int) -> Transition:
+    """waiting_for_children -> waiting_for_children: so many children have ended, and others have not."""
+    return Transition(
+        "count_down",
+        _WAITING_FOR_CHILDREN,
+        ExecutionStatus.WAITING_FOR_CHILDREN,
+        {"unfinished_children": Plus(-ended), "updated_at": Now()},
+        fenced=False,
+    )
+
+
+def complete_children(ended: int, output_from: str | None) -> Transition:
+    """waiting_for_children -> completed: the last children have ended, and there is no finalize.
+
+    `output_from` is the execution whose output is its own; None if its output is put together of its children's.
+    """
+    return Transition(
+        "complete_children",
+        _WAITING_FOR_CHILDREN,
+        ExecutionStatus.COMPLETED,
+        {**_FINISHES, "unfinished_children": Plus(-ended), "output_from": output_from},
+        fenced=False,
+    )
+
+
+def fail_children(error: str, ended: int) -> Transition:
+    """waiting_for_children -> children_failed: a child did not complete, and nothing provides for that."""
+    return Transition(
+        "fail_children",
+        _WAITING_FOR_CHILDREN,
+        ExecutionStatus.CHILDREN_FAILED,
+        {**_FINISHES, "unfinished_children": Plus(-ended), "error": error},
+        fenced=False,
+    )
+
+
+def begin_finalize(ended: int) -> Transition:
+    """waiting_for_children -> waiting_for_finalize: the last children have ended."""
+    return Transition(
+        "begin_finalize",
+        _WAITING_FOR_CHILDREN,
+        ExecutionStatus.WAITING_FOR_FINALIZE,
+        {"unfinished_children": Plus(-ended), "updated_at": Now()},
+        fenced=False,
+    )
+
+
+def complete_finalize(output_from: str) -> Transition:
+    """waiting_for_finalize -> completed: its output is that of the execution `output_from`."""
+    return Transition(
+        "complete_finalize",
+        _WAITING_FOR_FINALIZE,
+        ExecutionStatus.COMPLETED,
+        {**_FINISHES, "output_from": output_from},
+        fenced=False,
+    )
+
+
+def fail_finalize(error: str) -> Transition:
+    """waiting_for_finalize -> finalize_failed: its finalize did not complete."""
+    return Transition(
+        "fail_finalize",
+        _WAITING_FOR_FINALIZE,
+        ExecutionStatus.FINALIZE_FAILED,
+        {**_FINISHES, "error": error},
+        fenced=False,
+    )
+
+
+def wake(output: str) -> Transition:
+    """sleeping -> completed: somebody has woken it, with its output as JSON text."""
+    return Transition(
+        "wake",
+        _SLEEPING,
+        ExecutionStatus.COMPLETED,
+        {**_FINISHES, "run_output": output, "error": None},
+        fenced=False,
+    )
+
+
+def wake_failed(error: str) -> Transition:
+    """sleeping -> failed: somebody has woken it, with an error."""
+    return Transition("wake_failed", _SLEEPING, ExecutionStatus.FAILED, {**_FINISHES, "error": error}, fenced=False)
+
+
+def oversleep(error: str) -> Transition:
+    """sleeping -> timed_out: nobody has woken it in time."""
+    return Transition("oversleep", _SLEEPING, ExecutionStatus.TIMED_OUT, {**_FINISHES, "error": error}, fenced=False)
 
 
 def retry(error: str, delay: int) -> Transition:
     """running -> ready: the attempt failed, and the retry policy wants another after `delay` microseconds."""
-    waits: Mapping[str, Value] = (
-        {"lane": None, "timer_at": Now(delay)} if delay > 0 else {"lane": LANE, "timer_at": None}
-    )
     return Transition(
         "retry",
         _RUNNING,
         ExecutionStatus.READY,
         {
-            **waits,
+            **_queued_after(delay),
             "ready_at": Now(delay),
             "failures": Plus(1),
             "idle_for": Plus(delay),
@@ -219,7 +368,19 @@ def give_up(error: str) -> Transition:
 ALL_MOVES: Final = (
     claim(""),
     due(),
+    take_turn(0),
     complete(""),
+    spawn("", "", 1),
+    spawn_finalize("", ""),
+    count_down(1),
+    begin_finalize(1),
+    complete_children(1, None),
+    fail_children("", 1),
+    complete_finalize(""),
+    fail_finalize(""),
+    wake(""),
+    wake_failed(""),
+    oversleep(""),
     retry("", 0),
     fail(""),
     time_out(""),

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import Any
 
 from durable_sync.clock import to_datetime
 from durable_sync.errors import (
     ChildrenFailedError,
     FinalizeFailedError,
-    SerializationError,
     TaskCancelledError,
     TaskError,
     TaskTimedOutError,
 )
 from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
-from durable_sync.serialization import Serializer
-from durable_sync.storage.records import StoredExecution
+from durable_sync.outputs import Outputs, child_of
+from durable_sync.storage.records import OutputRow, StoredExecution
 from durable_sync.task import Task
 
-__all__ = ["error_of", "output_of", "view"]
+__all__ = ["error_of", "view"]
 
 
-def view(stored: StoredExecution, task: Task[..., Any] | None, serializer: Serializer) -> Execution:
+def view(stored: StoredExecution, task: Task[..., Any] | None, outputs: Outputs) -> Execution:
     """The execution as its readers see it. Values that no longer fit their types are shown as plain JSON."""
-    annotation = Any if task is None else task.schema.output_annotation
-    run_output = _lenient(serializer, stored.run_output, annotation)
+    row = OutputRow.of(stored)
+    children = outputs.children([row])[row.execution_id] if row.plan is not None else []
     return Execution(
         task_id=stored.task_id,
         execution_id=stored.execution_id,
         status=stored.status,
-        input=_input(stored, task, serializer),
-        run_output=run_output,
-        output=run_output if stored.status is ExecutionStatus.COMPLETED else None,
+        input=outputs.input(task, stored.input, stored.input_from),
+        run_output=outputs.run_output(stored.task_id, stored.run_output),
+        output=outputs.of([row])[row.execution_id],
         error=None if stored.error is None else ErrorInfo.from_json(stored.error),
+        children=tuple(child_of(child) for child in children),
         root=stored.root_id,
         parent=stored.parent_id,
         attempt=stored.starts if stored.status is ExecutionStatus.READY else max(stored.starts - 1, 0),
@@ -49,27 +47,6 @@ def view(stored: StoredExecution, task: Task[..., Any] | None, serializer: Seria
         updated_at=to_datetime(stored.updated_at),
         progress=None if stored.progress is None else Progress.from_json(stored.progress),
     )
-
-
-def _input(stored: StoredExecution, task: Task[..., Any] | None, serializer: Serializer) -> dict[str, Any]:
-    if task is not None:
-        with suppress(SerializationError):
-            return task.schema.loads(serializer, stored.input)
-    plain: dict[str, Any] = json.loads(stored.input)
-    return plain
-
-
-def _lenient(serializer: Serializer, text: str | None, annotation: Any) -> Any:
-    if text is None:
-        return None
-    with suppress(SerializationError):
-        return serializer.loads(text, annotation)
-    return json.loads(text)
-
-
-def output_of(stored: StoredExecution, task: Task[..., Any], serializer: Serializer) -> Any:
-    """The output of a completed execution; SerializationError if it doesn't fit the task's type."""
-    return None if stored.run_output is None else serializer.loads(stored.run_output, task.schema.output_annotation)
 
 
 _ERRORS: dict[ExecutionStatus, type[TaskError]] = {

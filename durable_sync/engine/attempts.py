@@ -10,14 +10,28 @@ from contextlib import AbstractContextManager
 from enum import Enum, auto
 from typing import Any
 
+from attrs import frozen
+
 from durable_sync.context import ShutdownRequestedError, Signal, TaskContext
 from durable_sync.engine.interrupt import Interruptible, shielded
 from durable_sync.errors import TaskCancelledError, TaskTimedOutError
 from durable_sync.execution import ErrorInfo, Progress
-from durable_sync.storage.records import ClaimedExecution
+from durable_sync.storage.records import ClaimedExecution, NewExecution
 from durable_sync.task import Task
+from durable_sync.transitions import Transition
 
-__all__ = ["Attempt", "Attempts", "StopReason"]
+__all__ = ["Attempt", "Attempts", "Outcome", "StopReason"]
+
+
+@frozen
+class Outcome:
+    """What an attempt came to."""
+
+    transition: Transition
+    births: tuple[NewExecution, ...] = ()
+    """The children that are born with it."""
+    is_done: bool = False
+    """It returned Done, which ends a loop."""
 
 
 class StopReason(Enum):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from attrs import frozen
 
 from durable_sync.clock import steady_seconds
-from durable_sync.engine.attempts import Attempt, Attempts, StopReason
+from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
 from durable_sync.engine.claimer import Claimer, Pace
 from durable_sync.engine.heartbeat import Heartbeat
 from durable_sync.engine.interrupter import Interrupter
@@ -21,12 +21,16 @@ from durable_sync.engine.pool import WorkerPool
 from durable_sync.engine.reaper import Reaper
 from durable_sync.engine.recorder import Recorder
 from durable_sync.engine.runner import Runner
+from durable_sync.engine.spawner import Spawner
 from durable_sync.engine.supervisor import Supervisor
+from durable_sync.intake import Intake
+from durable_sync.outputs import Outputs
+from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import Serializer
-from durable_sync.storage.leases import Reaped
+from durable_sync.storage.dialects import Fault
 from durable_sync.storage.storage import Storage
-from durable_sync.task import TaskRegistry
-from durable_sync.transitions import Transition, release
+from durable_sync.storage.trees import Effects
+from durable_sync.transitions import release
 
 __all__ = ["Background", "Settings"]
 
@@ -44,6 +48,7 @@ class Settings:
     lease: float
     poll_interval: float
     max_payload_bytes: int
+    max_children: int
     logger: logging.Logger | None = None
 
 
@@ -51,7 +56,13 @@ class Background:
     """The threads of one started executor."""
 
     def __init__(
-        self, settings: Settings, storage: Storage, registry: TaskRegistry, serializer: Serializer, messenger: Messenger
+        self,
+        settings: Settings,
+        storage: Storage,
+        registry: TaskRegistry,
+        intake: Intake,
+        serializer: Serializer,
+        messenger: Messenger,
     ) -> None:
         self.settings = settings
         self.log = settings.logger or logging.getLogger(__name__)
@@ -66,7 +77,7 @@ class Background:
         label = settings.name
         self.pool = WorkerPool(self._run, settings.max_workers, label, on_free=self._freed)
         self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
-        self.recorder = Recorder(label, storage, self.attempts, recorded=self._recorded)
+        self.recorder = Recorder(label, storage, self.attempts, recorded=self.effected)
         self.claimer = Claimer(
             label,
             storage,
@@ -77,11 +88,13 @@ class Background:
             attempts=self.attempts,
             pace=pace,
             poll_interval=settings.poll_interval,
-            give_back=lambda attempt: self.recorder.put(attempt, release(started=False)),
+            give_back=lambda attempt: self.recorder.put(attempt, Outcome(release(started=False))),
+            effected=self.effected,
         )
         self._runner = Runner(
-            serializer,
-            max_payload_bytes=settings.max_payload_bytes,
+            Outputs(storage, registry, serializer),
+            Spawner(intake, serializer, settings.max_children, settings.max_payload_bytes),
+            is_outage=lambda error: storage.database.dialect.fault(error) in {Fault.OUTAGE, Fault.CONTENTION},
             may_start=self.lease.may_start_work,
             watch=self.interrupter.watch,
             put=self.recorder.put,
@@ -96,7 +109,7 @@ class Background:
             stop_attempt=self.interrupter.stop_attempt,
             lost=self._drop_queued,
         )
-        self.reaper = Reaper(label, storage, lease=self.lease, reaped=self._reaped)
+        self.reaper = Reaper(label, storage, lease=self.lease, effected=self.effected)
         messenger.on_ready = self.claimer.wake
         messenger.on_cancelled = self._stop_revoked
         loops: list[Loop] = [
@@ -126,9 +139,12 @@ class Background:
         """There is new work, committed or about to be."""
         self.claimer.wake()
 
-    def cancelled(self, execution_id: str) -> None:
-        """An execution was ended by this process; whoever runs it here is to stop."""
-        self._stop_revoked([execution_id])
+    def effected(self, effects: Effects) -> None:
+        """This process has committed something that others want to hear of."""
+        self._stop_revoked(effects.stopped)
+        self._messenger.effected(effects)
+        if effects.ready:
+            self.claimer.wake()
 
     # --- what loops tell ------------------------------------------------------------------------
 
@@ -141,20 +157,7 @@ class Background:
         self._ended.set()
 
     def _given_up(self, attempt: Attempt) -> None:
-        self.recorder.put(attempt, self._runner.judge_given_up(attempt))
-
-    def _recorded(self, held: Sequence[tuple[Attempt, Transition]]) -> None:
-        finished = [attempt.claimed.execution_id for attempt, transition in held if transition.target.is_finished]
-        self._messenger.finished(finished)
-        if any(not transition.target.is_finished for _attempt, transition in held):
-            self.claimer.wake()
-            self._messenger.ready()
-
-    def _reaped(self, reaped: Reaped) -> None:
-        if reaped.recovered:
-            self.claimer.wake()
-            self._messenger.ready()
-        self._messenger.finished([execution_id for _task, execution_id, _owner in reaped.given_up])
+        self.recorder.put(attempt, Outcome(self._runner.judge_given_up(attempt)))
 
     def _stop_revoked(self, execution_ids: Sequence[str]) -> None:
         for execution_id in execution_ids:
@@ -163,6 +166,9 @@ class Background:
                     self.interrupter.stop_attempt(attempt, StopReason.REVOKED)
                 elif attempt.unqueue():
                     self.attempts.drop(attempt)
+                else:
+                    # Its outcome, on its way to the recorder, will be refused, and it is known why.
+                    attempt.give_reason(StopReason.REVOKED)
 
     def _drop_queued(self) -> None:
         for attempt in self.pool.take_back():
@@ -214,7 +220,7 @@ class Background:
 
     def _release_unsettled(self, attempt: Attempt) -> None:
         if attempt.unqueue():
-            self.recorder.put(attempt, release(started=False))
+            self.recorder.put(attempt, Outcome(release(started=False)))
             return
         self.interrupter.stop_attempt(attempt, StopReason.SHUTDOWN)
         if attempt.settle():
@@ -222,7 +228,7 @@ class Background:
                 "shutdown: %s: still running after the timeout; given back, to run again elsewhere from its beginning",
                 attempt,
             )
-            self.recorder.put(attempt, release(started=True))
+            self.recorder.put(attempt, Outcome(release(started=True)))
 
     def _resign(self) -> None:
         if not self.recorder.idle or len(self.attempts):

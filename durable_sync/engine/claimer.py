@@ -10,10 +10,12 @@ from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.pool import WorkerPool
 from durable_sync.engine.quarantine import Quarantine
+from durable_sync.execution import ErrorInfo
+from durable_sync.registry import TaskRegistry
 from durable_sync.storage.claiming import Glimpse
 from durable_sync.storage.records import ClaimedExecution
 from durable_sync.storage.storage import Storage
-from durable_sync.task import TaskRegistry
+from durable_sync.storage.trees import Effects
 from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
 
 __all__ = ["Claimer", "Pace"]
@@ -24,6 +26,7 @@ _MAX_PREFETCH = 500
 _QUEUED_TOO_LONG = 0.1
 _QUICKEST_POLL = 0.02
 _MAX_EAGERNESS = 8
+_OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
 
 class Pace:
@@ -64,6 +67,7 @@ class Claimer(Loop):
         pace: Pace,
         poll_interval: float,
         give_back: Callable[[Attempt], None],
+        effected: Callable[[Effects], None],
     ) -> None:
         super().__init__(label)
         self._storage = storage
@@ -76,8 +80,10 @@ class Claimer(Loop):
         self._pace = pace
         self._poll_interval = poll_interval
         self._give_back = give_back
+        self._effected = effected
         self._poll = poll_interval
         self._discovered_at = float("-inf")
+        self._timers_seen_at = float("-inf")
         self._eagerness = 1
         self._quarantine = Quarantine(attempts, pool)
         self.backlog = True
@@ -102,16 +108,32 @@ class Claimer(Loop):
         self.refill_at = -(self._prefetch() // 2)
         if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._quarantine.admits_nothing():
             self.backlog = True
+            self._look_at_timers()
             return min(self._poll_interval, _QUEUED_TOO_LONG if self._pool.room < 0 else self._poll_interval)
         glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discovers=self._may_discover())
         if self._learn_queues(glimpse):
             return 0.0
-        if glimpse.timer_in is not None and glimpse.timer_in <= 0 and self._storage.promote_due():
+        if self._fire_timers(glimpse):
             return 0.0
         claimed = self._claim_recovered(tasks, executor_id) if glimpse.recovered else 0
         if not self._quarantine.admits_nothing():
             claimed += self._claim(glimpse.candidates, wanted - claimed, executor_id)
         return self._next_look(glimpse, claimed, wanted)
+
+    def _look_at_timers(self) -> None:
+        """While nothing can be claimed: timers run all the same."""
+        if time.monotonic() - self._timers_seen_at >= self._poll_interval * 0.9:
+            self._fire_timers(self._peek([], ORDINARY_LANE, 1))
+
+    def _fire_timers(self, glimpse: Glimpse) -> bool:
+        """Does what is due by itself; True if there was any."""
+        self._timers_seen_at = time.monotonic()
+        if glimpse.timer_in is None or glimpse.timer_in > 0:
+            return False
+        promoted = self._storage.promote_due()
+        overslept = self._storage.end_oversleepers(error=_OVERSLEPT.to_json())
+        self._effected(overslept)
+        return bool(promoted or overslept.finished)
 
     def _wanted(self) -> int:
         room = self._pool.room

@@ -8,6 +8,7 @@ from durable_sync.engine.loop import Loop
 from durable_sync.engine.notifier import Listener, Notifier
 from durable_sync.engine.watcher import Watcher
 from durable_sync.storage.storage import Storage
+from durable_sync.storage.trees import Effects
 
 __all__ = ["Messenger"]
 
@@ -67,12 +68,14 @@ class Messenger:
             self._notifier.start()
             self._notifier.finished(execution_ids)
 
-    def cancelled(self, execution_id: str) -> None:
-        """This was cancelled, by what this process has committed."""
-        if self._notifier is not None:
+    def effected(self, effects: Effects) -> None:
+        """This process has committed something that others want to hear of."""
+        if self._notifier is not None and effects.stopped:
             self._notifier.start()
-            self._notifier.cancelled(execution_id)
-        self.finished([execution_id])
+            self._notifier.cancelled(effects.stopped)
+        self.finished(effects.finished)
+        if effects.ready:
+            self.ready()
 
     @property
     def idle(self) -> bool:

@@ -44,9 +44,9 @@ class Notifier(Loop):
         """These have finished."""
         self._tell(_FINISHED, execution_ids)
 
-    def cancelled(self, execution_id: str) -> None:
-        """This was ended while it may have been running somewhere."""
-        self._tell(_CANCELLED, (execution_id,))
+    def cancelled(self, execution_ids: Sequence[str]) -> None:
+        """These were ended while they were running somewhere."""
+        self._tell(_CANCELLED, execution_ids)
 
     def _tell(self, what: str, execution_ids: Iterable[str]) -> None:
         with self._telling_lock:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
 from durable_sync.execution import ErrorInfo
-from durable_sync.storage.leases import Reaped
 from durable_sync.storage.storage import Storage
+from durable_sync.storage.trees import Effects
 
 __all__ = ["Reaper"]
 
@@ -28,11 +28,11 @@ class Reaper(Loop):
 
     name = "reap"
 
-    def __init__(self, label: str, storage: Storage, *, lease: Lease, reaped: Callable[[Reaped], None]) -> None:
+    def __init__(self, label: str, storage: Storage, *, lease: Lease, effected: Callable[[Effects], None]) -> None:
         super().__init__(label)
         self._storage = storage
         self._lease = lease
-        self._reaped = reaped
+        self._effected = effected
         self._buried_at = time.monotonic()
 
     def step(self) -> float:
@@ -65,5 +65,5 @@ class Reaper(Loop):
                 execution_id,
                 executor_id,
             )
-        self._reaped(reaped)
+        self._effected(reaped.effects)
         return bool(reaped.recovered or reaped.given_up)

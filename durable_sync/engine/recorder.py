@@ -8,34 +8,46 @@ from typing import Any
 
 from attrs import frozen
 
-from durable_sync.engine.attempts import Attempt, Attempts, StopReason
+from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
 from durable_sync.engine.loop import Loop
 from durable_sync.errors import SerializationError
 from durable_sync.execution import ErrorInfo
 from durable_sync.storage.dialects import MAX_PACKET, Fault
-from durable_sync.storage.recording import ProgressMade
+from durable_sync.storage.recording import ProgressMade, Recorded
 from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
-from durable_sync.transitions import Transition, fail
+from durable_sync.storage.trees import Effects
+from durable_sync.transitions import fail
 
 __all__ = ["Recorder"]
 
 _MAX_BATCH = 500
+_BYTES_A_BIRTH = 400
+"""What a child's row takes beside its input."""
 
 
 @frozen
-class _Outcome:
+class _Entry:
     attempt: Attempt
-    transition: Transition
+    outcome: Outcome
 
     @property
     def fenced(self) -> Fenced:
         claimed = self.attempt.claimed
-        return Fenced(claimed.execution_id, claimed.claim_token, self.transition)
+        return Fenced(
+            claimed.execution_id,
+            claimed.claim_token,
+            self.outcome.transition,
+            claimed.task_id,
+            claimed.lineage,
+            self.outcome.births,
+            self.outcome.is_done,
+        )
 
     @property
     def size(self) -> int:
-        return sum(len(value) for value in self.transition.values.values() if isinstance(value, str))
+        own = sum(len(value) for value in self.outcome.transition.values.values() if isinstance(value, str))
+        return own + sum(len(birth.input) + _BYTES_A_BIRTH for birth in self.outcome.births)
 
 
 class Recorder(Loop):
@@ -49,19 +61,19 @@ class Recorder(Loop):
         storage: Storage,
         attempts: Attempts,
         *,
-        recorded: Callable[[Sequence[tuple[Attempt, Transition]]], None],
+        recorded: Callable[[Effects], None],
     ) -> None:
         super().__init__(label)
         self._storage = storage
         self._attempts = attempts
         self._recorded = recorded
-        self._waiting: deque[_Outcome] = deque()
-        self._batch: list[_Outcome] = []
+        self._waiting: deque[_Entry] = deque()
+        self._batch: list[_Entry] = []
         self._uncertain = False
 
-    def put(self, attempt: Attempt, transition: Transition) -> None:
+    def put(self, attempt: Attempt, outcome: Outcome) -> None:
         """Hands over the outcome of an attempt that the caller has settled."""
-        self._waiting.append(_Outcome(attempt, transition))
+        self._waiting.append(_Entry(attempt, outcome))
         self.wake()
 
     @property
@@ -80,8 +92,8 @@ class Recorder(Loop):
         self._uncertain = False
         return 0.0
 
-    def _gather(self) -> list[_Outcome]:
-        batch: list[_Outcome] = []
+    def _gather(self) -> list[_Entry]:
+        batch: list[_Entry] = []
         size = 0
         while self._waiting and len(batch) < _MAX_BATCH:
             size += self._waiting[0].size
@@ -90,12 +102,12 @@ class Recorder(Loop):
             batch.append(self._waiting.popleft())
         return batch
 
-    def _save_last_progress(self, batch: Sequence[_Outcome]) -> None:
-        save_progress(self._storage, [outcome.attempt for outcome in batch])
+    def _save_last_progress(self, batch: Sequence[_Entry]) -> None:
+        save_progress(self._storage, [entry.attempt for entry in batch])
 
-    def _write(self, batch: Sequence[_Outcome]) -> None:
+    def _write(self, batch: Sequence[_Entry]) -> None:
         try:
-            won = self._storage.record([outcome.fenced for outcome in batch], uncertain=self._uncertain)
+            recorded = self._storage.record([entry.fenced for entry in batch], uncertain=self._uncertain)
         except Exception as error:
             fault = self._storage.database.dialect.fault(error)
             if fault is not Fault.REFUSED and fault is not Fault.CONFLICT and not isinstance(error, UnicodeError):
@@ -103,9 +115,9 @@ class Recorder(Loop):
                 raise
             self._split(batch, error)
             return
-        self._settle(batch, won)
+        self._settle(batch, recorded)
 
-    def _split(self, batch: Sequence[_Outcome], error: Exception) -> None:
+    def _split(self, batch: Sequence[_Entry], error: Exception) -> None:
         """One outcome that the database refuses must not hold up the others."""
         if len(batch) > 1:
             middle = len(batch) // 2
@@ -116,31 +128,28 @@ class Recorder(Loop):
         self.log.error("record: %s: the database refuses its outcome, so it fails: %s", offender.attempt, error)
         reason = ErrorInfo.of(SerializationError(f"the database refuses the outcome: {_first_line(error)}"))
         refused = fail(ErrorInfo(reason.type, reason.message, "", False).to_json())
-        won = self._storage.record([_Outcome(offender.attempt, refused).fenced], uncertain=False)
-        self._settle([_Outcome(offender.attempt, refused)], won)
+        entry = _Entry(offender.attempt, Outcome(refused))
+        self._settle([entry], self._storage.record([entry.fenced], uncertain=False))
 
-    def _settle(self, batch: Sequence[_Outcome], won: set[tuple[str, int]]) -> None:
+    def _settle(self, batch: Sequence[_Entry], recorded: Recorded) -> None:
         # Batches are settled from their beginning on; what is left is what a later failure tries again.
         del self._batch[: len(batch)]
-        held: list[tuple[Attempt, Transition]] = []
-        for outcome in batch:
-            self._attempts.drop(outcome.attempt)
-            if outcome.attempt.identity in won:
-                held.append((outcome.attempt, outcome.transition))
-            else:
-                self._tell_fenced(outcome)
-        self._recorded(held)
+        for entry in batch:
+            self._attempts.drop(entry.attempt)
+            if entry.attempt.identity not in recorded.won:
+                self._tell_fenced(entry)
+        self._recorded(recorded.effects)
 
-    def _tell_fenced(self, outcome: _Outcome) -> None:
-        if outcome.attempt.reason is StopReason.REVOKED:
-            self.log.info("record: %s: ended after it was cancelled or taken over; nothing written", outcome.attempt)
+    def _tell_fenced(self, entry: _Entry) -> None:
+        if entry.attempt.reason is StopReason.REVOKED:
+            self.log.info("record: %s: ended after it was cancelled or taken over; nothing written", entry.attempt)
             return
         self.log.warning(
             "record: %s: outcome %r of claim %d was fenced off: the execution was cancelled, or recovered because this "
             "process's lease had ended. If it was not cancelled, lengthen `lease` or find what holds this process up",
-            outcome.attempt,
-            outcome.transition.name,
-            outcome.attempt.claimed.claim_token,
+            entry.attempt,
+            entry.outcome.transition.name,
+            entry.attempt.claimed.claim_token,
         )
 
 

@@ -12,13 +12,16 @@ import tenacity
 
 from durable_sync.clock import microseconds
 from durable_sync.context import ShutdownRequestedError
-from durable_sync.engine.attempts import Attempt, StopReason
+from durable_sync.engine.attempts import Attempt, Outcome, StopReason
 from durable_sync.engine.interrupt import Interrupted
-from durable_sync.errors import SerializationError, TaskCancelledError, TaskTimedOutError
+from durable_sync.engine.spawner import Spawner
+from durable_sync.errors import DurableError, TaskCancelledError, TaskTimedOutError
 from durable_sync.execution import ErrorInfo
+from durable_sync.intake import validate_arguments
+from durable_sync.kinds import Loop, Sequence
+from durable_sync.outputs import Outputs
 from durable_sync.retry import RetryHistory, retry_delay, retry_delay_for_result, retry_policy
-from durable_sync.serialization import Serializer
-from durable_sync.transitions import Transition, cancel_self, complete, fail, release, retry, time_out
+from durable_sync.transitions import Transition, cancel_self, fail, release, retry, time_out
 
 __all__ = ["Runner"]
 
@@ -30,19 +33,21 @@ class Runner:
 
     def __init__(
         self,
-        serializer: Serializer,
+        outputs: Outputs,
+        spawner: Spawner,
         *,
-        max_payload_bytes: int,
         may_start: Callable[[], bool],
         watch: Callable[[Attempt, float], None],
-        put: Callable[[Attempt, Transition], None],
+        is_outage: Callable[[BaseException], bool],
+        put: Callable[[Attempt, Outcome], None],
         ended: Callable[[Attempt, float], None],
     ) -> None:
-        self._serializer = serializer
+        self._outputs = outputs
+        self._spawner = spawner
         self.log = logging.getLogger(__name__)
-        self._max_payload_bytes = max_payload_bytes
         self._may_start = may_start
         self._watch = watch
+        self._is_outage = is_outage
         self._put = put
         self._ended = ended
 
@@ -50,7 +55,7 @@ class Runner:
         """Runs a queued attempt on the calling thread and hands its outcome over, unless that is void."""
         if not self._may_start():
             if attempt.unqueue():
-                self._put(attempt, release(started=False))
+                self._put(attempt, Outcome(release(started=False)))
             return
         if not attempt.begin():
             return
@@ -58,43 +63,43 @@ class Runner:
             outcome = self._outcome(attempt)
         except Exception as error:
             self.log.exception("run: %s: the runner itself failed", attempt)
-            outcome = self._ends_unretried(attempt, error)
+            outcome = Outcome(self._ends_unretried(attempt, error))
         attempt.returned = True
         self._ended(attempt, attempt.run_seconds)
         if attempt.settle():
             self._put(attempt, outcome)
 
-    def _outcome(self, attempt: Attempt) -> Transition:
+    def _outcome(self, attempt: Attempt) -> Outcome:
         try:
             attempt.timeout = _timeout(attempt)
-            arguments = attempt.task.schema.loads(self._serializer, attempt.claimed.input)
+            arguments = self._arguments(attempt)
         except Exception as error:
-            return self._ends_unretried(attempt, error)
+            if self._is_outage(error):
+                self.log.info("run: %s: given back, because its input can't be read now: %s", attempt, error)
+                return Outcome(release(started=False))
+            return Outcome(self._ends_unretried(attempt, error))
         if attempt.timeout is not None:
             self._watch(attempt, attempt.timeout)
         try:
             output = attempt.interruptible.run(lambda: _call(attempt, arguments))
         except BaseException as error:
-            return self.judge(attempt, error)
+            return Outcome(self.judge(attempt, error))
         if attempt.reason is StopReason.TIMEOUT:
-            return self.judge(attempt, Interrupted())
+            return Outcome(self.judge(attempt, Interrupted()))
         try:
-            text = self._encode(attempt, output)
-        except SerializationError as error:
-            return self._ends_unretried(attempt, error)
-        return self._judge_output(attempt, output) or complete(text)
+            outcome = self._spawner.outcome(attempt, output)
+        except DurableError as error:
+            return Outcome(self._ends_unretried(attempt, error))
+        refused = self._judge_output(attempt, output)
+        return outcome if refused is None else Outcome(refused)
 
-    def _encode(self, attempt: Attempt, output: Any) -> str:
-        try:
-            text = self._serializer.dumps(output, attempt.task.schema.output_annotation)
-        except SerializationError as error:
-            raise SerializationError(f"the output of task {attempt.task.id!r}: {error.message}") from error
-        if len(text) > self._max_payload_bytes:
-            raise SerializationError(
-                f"the output of task {attempt.task.id!r} is {len(text)} bytes of JSON, more than max_payload_bytes="
-                f"{self._max_payload_bytes}: store it elsewhere and return where"
-            )
-        return text
+    def _arguments(self, attempt: Attempt) -> dict[str, Any]:
+        task, claimed = attempt.task, attempt.claimed
+        arguments = self._outputs.input(task, claimed.input, claimed.input_from)
+        # Other input was validated before it was written.
+        if claimed.input_from is not None:
+            validate_arguments(task, arguments)
+        return arguments
 
     def judge_given_up(self, attempt: Attempt) -> Transition:
         """The outcome of an attempt that did not stop when it was told to."""
@@ -182,6 +187,8 @@ def _history(attempt: Attempt) -> RetryHistory:
 
 
 def _call(attempt: Attempt, arguments: dict[str, Any]) -> Any:
+    if isinstance(attempt.task.kind, Sequence | Loop):
+        return arguments
     args, kwargs = attempt.task.schema.call_arguments(arguments)
     if attempt.task.takes_context:
         return attempt.task.function(attempt.context(), *args, **kwargs)

@@ -30,13 +30,12 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.records import ClaimedExecution
-from durable_sync.storage.statements import Sql, apply_to, update_for
-from durable_sync.transitions import ORDINARY_LANE, claim, due
+from durable_sync.storage.statements import Sql, update_for
+from durable_sync.transitions import ORDINARY_LANE, claim
 
-__all__ = ["Glimpse", "peek", "promote_due", "take"]
+__all__ = ["Glimpse", "peek", "take"]
 
 _CANDIDATE, _TIMER, _HIGHEST_LANE, _QUEUE = range(4)
-_PROMOTED_AT_ONCE = 1000
 _MAX_BRANCHES = 200
 """Branches in one UNION: SQLite takes 500."""
 
@@ -156,17 +155,6 @@ def _other_queues(sql: Sql, lane: int, place: int, task: str, queues: Sequence[s
     ]
 
 
-def promote_due(sql: Sql, connection: Connection) -> int:
-    """Makes executions whose `ready_at` has come claimable, whoever's they are; returns how many."""
-    c = sql.executions.c
-    waiting = select(c.id).where(c.timer_at <= sql.now(), c.status == ExecutionStatus.READY).order_by(c.timer_at)
-    waiting = waiting.limit(_PROMOTED_AT_ONCE)
-    if sql.dialect.skip_locked:
-        waiting = waiting.with_for_update(skip_locked=True)
-    ids = list(connection.execute(waiting).scalars())
-    return apply_to(sql, connection, ids, due()) if ids else 0
-
-
 def take(
     sql: Sql, connection: Connection, *, candidates: Sequence[str], limit: int, executor_id: str
 ) -> list[ClaimedExecution]:
@@ -239,6 +227,12 @@ def _claimed_columns(sql: Sql) -> list[Any]:
         c.started_at,
         c.timeout,
         c.max_retries,
+        c.queue,
+        c.priority,
+        c.root_id,
+        c.parent_id,
+        c.child_index,
         c.input,
+        c.input_from,
         c.error,
     ]

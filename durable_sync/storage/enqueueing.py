@@ -11,6 +11,7 @@ from attrs import frozen
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     ColumnElement,
     Integer,
     String,
@@ -53,6 +54,7 @@ def enqueue(sql: Sql, connection: Connection, rows: Sequence[NewExecution], *, u
 
     `uncertain`: an earlier try may have committed, so rows that are there already are no error.
     """
+    # A sleeping one always has a key.
     plain = [row for row in rows if row.key is None]
     if uncertain:
         plain = _missing(sql, connection, plain)
@@ -76,26 +78,43 @@ def _missing(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> 
 
 def _values(row: NewExecution, present: Any) -> dict[str, Any]:
     """The columns of a new row; `present` is the time in microseconds, or an expression for it."""
-    waits = row.run_at is not None or row.delay > 0
-    ready_at: Any = row.run_at if row.run_at is not None else present + row.delay if row.delay else present
+    lineage = row.lineage
     return {
         "id": row.execution_id,
         "task_id": row.task_id,
-        "status": ExecutionStatus.READY,
+        "root_id": None if lineage is None else lineage.root_id,
+        "parent_id": None if lineage is None else lineage.parent_id,
+        "child_index": None if lineage is None else lineage.child_index,
+        "input_from": row.input_from,
         "queue": row.queue,
         "priority": row.priority,
-        "lane": None if waits else ORDINARY_LANE,
-        "timer_at": ready_at if waits else None,
+        **_place(row, present),
         "key": row.key,
         "active_key": row.key,
         "max_recoveries": row.max_recoveries,
         "timeout": row.timeout,
         "max_retries": row.max_retries,
         "created_at": present,
-        "ready_at": ready_at,
         "updated_at": present,
         "input": row.input,
     }
+
+
+def _place(row: NewExecution, present: Any) -> dict[str, Any]:
+    """Where a new row begins: to be claimed now, later, in its turn, or asleep."""
+    begins = {"status": ExecutionStatus.READY, "lane": None, "timer_at": None, "ready_at": present, "delay": row.delay}
+    if row.sleeps:
+        return {
+            **begins,
+            "status": ExecutionStatus.SLEEPING,
+            "timer_at": None if row.timeout is None else present + row.timeout,
+        }
+    if row.waits_turn:
+        return begins
+    if row.run_at is not None or row.delay > 0:
+        ready_at = row.run_at if row.run_at is not None else present + row.delay
+        return {**begins, "timer_at": ready_at, "ready_at": ready_at}
+    return {**begins, "lane": ORDINARY_LANE}
 
 
 def _insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
@@ -130,16 +149,40 @@ _ARRAY_COLUMNS: dict[str, Any] = {
     "max_recoveries": Integer(),
     "timeout": BigInteger(),
     "max_retries": Integer(),
+    "root_id": String(),
+    "parent_id": String(),
+    "child_index": Integer(),
+    "input_from": String(),
     "input": Text(),
     "delay": BigInteger(),
     "run_at": BigInteger(),
+    "waits_turn": Boolean(),
 }
 
 
+def _array_row(row: NewExecution) -> tuple[Any, ...]:
+    """In the order of `_ARRAY_COLUMNS`."""
+    lineage = row.lineage
+    family = (None, None, None) if lineage is None else (lineage.root_id, lineage.parent_id, lineage.child_index)
+    return (
+        row.execution_id,
+        row.task_id,
+        row.queue,
+        row.priority,
+        row.max_recoveries,
+        row.timeout,
+        row.max_retries,
+        *family,
+        row.input_from,
+        row.input,
+        row.delay,
+        row.run_at,
+        row.waits_turn,
+    )
+
+
 def _insert_arrays(sql: Sql, rows: Sequence[NewExecution]) -> Any:
-    values: dict[str, list[Any]] = {
-        name: [getattr(row, "execution_id" if name == "id" else name) for row in rows] for name in _ARRAY_COLUMNS
-    }
+    values = dict(zip(_ARRAY_COLUMNS, map(list, zip(*map(_array_row, rows), strict=True)), strict=True))
     v = (
         func.unnest(
             *(bindparam(f"v_{name}", values[name], type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items())
@@ -149,12 +192,12 @@ def _insert_arrays(sql: Sql, rows: Sequence[NewExecution]) -> Any:
     )
     present = sql.now()
     waits = v.c.run_at.is_not(None) | (v.c.delay > 0)
-    ready_at = func.coalesce(v.c.run_at, present + v.c.delay)
+    ready_at = case((v.c.waits_turn, present), else_=func.coalesce(v.c.run_at, present + v.c.delay))
     chosen: dict[str, ColumnElement[Any]] = {
-        **{name: v.c[name] for name in _ARRAY_COLUMNS if name not in {"delay", "run_at"}},
+        **{name: v.c[name] for name in _ARRAY_COLUMNS if name not in {"run_at", "waits_turn"}},
         "status": literal(ExecutionStatus.READY.value),
-        "lane": case((waits, null()), else_=ORDINARY_LANE),
-        "timer_at": case((waits, ready_at), else_=null()),
+        "lane": case((v.c.waits_turn | waits, null()), else_=ORDINARY_LANE),
+        "timer_at": case((v.c.waits_turn, null()), (waits, ready_at), else_=null()),
         "created_at": present,
         "ready_at": ready_at,
         "updated_at": present,

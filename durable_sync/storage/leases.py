@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy import ColumnElement, delete, exists, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, literal, select, update
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
+from durable_sync.plans import End
+from durable_sync.storage.recording import end_of
+from durable_sync.storage.records import Lineage
 from durable_sync.storage.statements import Fenced, Sql, apply_fenced
+from durable_sync.storage.trees import Effects, lock_trees, settle
 from durable_sync.transitions import give_up, lane_of, recover
 
 __all__ = [
@@ -58,6 +62,8 @@ class Reaped:
     """(task id, execution id, dead owner) of what is ready again."""
     given_up: list[tuple[str, str, str]] = field(factory=list[tuple[str, str, str]])
     """The same of what was recovered too often, and has failed."""
+    effects: Effects = field(factory=Effects)
+    """What this did to trees."""
 
 
 @frozen
@@ -135,24 +141,45 @@ def reap(sql: Sql, connection: Connection, dead: list[str], *, gave_up: str) -> 
 
     `gave_up` is the JSON of the error for what has been recovered too often.
     """
-    seen = connection.execute(_orphans(sql)).all()
+    # Trees are locked before rows; a first look, without locks, tells which.
+    first = connection.execute(_orphans(sql)).all()
+    trees = {row.root_id for row in first if row.root_id is not None and _is_spent(row)}
+    lock_trees(sql, connection, trees)
+    seen = connection.execute(_locking(sql, _orphans(sql))).all()
     # Asked again under the lock: a row may have been recovered and claimed anew before it was ours to lock.
     owners = {row.executor_id for row in seen}
     living = _living(sql, connection, sorted(owners)) if owners else set[str]()
-    rows = [row for row in seen if row.executor_id not in living]
+    # What has died since the first look, in another tree, is left to the next sweep.
+    rows = [row for row in seen if row.executor_id not in living and not (_is_spent(row) and _stranger(row, trees))]
     changes = [
-        Fenced(row.id, row.claim_token, give_up(gave_up))
-        if row.recoveries >= row.max_recoveries
+        Fenced(row.id, row.claim_token, give_up(gave_up), row.task_id, Lineage.from_row(row))
+        if _is_spent(row)
         else Fenced(row.id, row.claim_token, recover(lane_of(row.recoveries + 1, row.max_recoveries)))
         for row in rows
     ]
     won = apply_fenced(sql, connection, changes)
     result = Reaped(dead)
+    ends: list[tuple[Lineage, End]] = []
     for row, change in zip(rows, changes, strict=True):
         if change.identity in won:
             entry = (row.task_id, row.id, row.executor_id)
-            (result.given_up if change.transition.target.is_finished else result.recovered).append(entry)
+            spent = change.transition.target.is_finished
+            (result.given_up if spent else result.recovered).append(entry)
+            ended = end_of(change) if spent else None
+            if ended is not None:
+                ends.append(ended)
+    result.effects.finished += [execution_id for _task, execution_id, _owner in result.given_up]
+    result.effects.ready = bool(result.recovered)
+    settle(sql, connection, ends, result.effects)
     return result
+
+
+def _is_spent(row: Any) -> bool:
+    return bool(row.recoveries >= row.max_recoveries)
+
+
+def _stranger(row: Any, trees: set[str]) -> bool:
+    return row.root_id is not None and row.root_id not in trees
 
 
 def _living(sql: Sql, connection: Connection, executor_ids: Sequence[str]) -> set[str]:
@@ -161,15 +188,24 @@ def _living(sql: Sql, connection: Connection, executor_ids: Sequence[str]) -> se
     return set(connection.execute(query).scalars())
 
 
-def _orphans(sql: Sql) -> Any:
+def _orphans(sql: Sql) -> Select[Any]:
     t, e = sql.executions, sql.tables.executors
     alive = exists().where(e.c.id == t.c.executor_id, e.c.dead_at.is_(None))
-    query = (
-        select(t.c.id, t.c.task_id, t.c.claim_token, t.c.recoveries, t.c.max_recoveries, t.c.executor_id)
-        .where(*_running(sql), ~alive)
-        .order_by(t.c.id)
-        .limit(_RECOVERED_AT_ONCE)
-    )
+    columns = [
+        t.c.id,
+        t.c.task_id,
+        t.c.root_id,
+        t.c.parent_id,
+        t.c.child_index,
+        t.c.claim_token,
+        t.c.recoveries,
+        t.c.max_recoveries,
+        t.c.executor_id,
+    ]
+    return select(*columns).where(*_running(sql), ~alive).order_by(t.c.id).limit(_RECOVERED_AT_ONCE)
+
+
+def _locking(sql: Sql, query: Select[Any]) -> Select[Any]:
     return query.with_for_update(skip_locked=True) if sql.dialect.skip_locked else query
 
 

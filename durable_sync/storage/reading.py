@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import and_, select
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ACTIVE, ExecutionStatus
-from durable_sync.storage.records import StoredExecution
+from durable_sync.storage.records import OutputRow, StoredExecution, TreeRow
 from durable_sync.storage.statements import Sql
 
-__all__ = ["any_active", "finished", "get"]
+__all__ = ["any_active", "children", "finished", "get", "outputs", "tree"]
 
 _IDS_AT_ONCE = 1000
+
+T = TypeVar("T")
 
 
 def get(sql: Sql, connection: Connection, ids: Sequence[str]) -> dict[str, StoredExecution]:
@@ -25,6 +28,62 @@ def get(sql: Sql, connection: Connection, ids: Sequence[str]) -> dict[str, Store
     )
     rows = (row for some in _chunks(ids) for row in connection.execute(query.where(sql.dialect.is_in(t.c.id, some))))
     return {row.id: StoredExecution.from_row(row) for row in rows}
+
+
+def outputs(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[OutputRow]:
+    """What is needed to read the outputs of these."""
+    t = sql.executions
+    query = select(*_output_columns(sql))
+    rows = (row for some in _chunks(ids) for row in connection.execute(query.where(sql.dialect.is_in(t.c.id, some))))
+    return [OutputRow.from_row(row) for row in rows]
+
+
+def children(sql: Sql, connection: Connection, parents: Sequence[tuple[str, str]]) -> dict[str, list[OutputRow]]:
+    """The children of these parents, each given as (root of its tree, its id), in order; without finalizes."""
+    t = sql.executions
+    found: dict[str, list[OutputRow]] = {parent: [] for _tree, parent in parents}
+    for some in _chunks(parents):
+        query = (
+            select(*_output_columns(sql))
+            .where(
+                sql.dialect.is_in(t.c.root_id, sorted({tree_id for tree_id, _parent in some})),
+                sql.dialect.is_in(t.c.parent_id, [parent for _tree, parent in some]),
+                t.c.child_index.is_not(None),
+            )
+            .order_by(t.c.parent_id, t.c.child_index)
+        )
+        for row in connection.execute(query):
+            found[row.parent_id].append(OutputRow.from_row(row))
+    return found
+
+
+def _output_columns(sql: Sql) -> list[Any]:
+    c = sql.executions.c
+    return [c.id, c.task_id, c.root_id, c.parent_id, c.status, c.plan, c.run_output, c.output_from, c.error]
+
+
+def tree(sql: Sql, connection: Connection, root_id: str) -> tuple[int, list[TreeRow]]:
+    """The present time, and the whole tree of this root: parents before children, children in order."""
+    c = sql.executions.c
+    columns = [
+        c.id,
+        c.task_id,
+        c.parent_id,
+        c.child_index,
+        c.status,
+        c.starts,
+        c.created_at,
+        c.started_at,
+        c.finished_at,
+        c.error,
+    ]
+    now = sql.now_value(connection)
+    found = [
+        TreeRow.from_row(row)
+        for condition in (c.id == root_id, c.root_id == root_id)
+        for row in connection.execute(select(*columns).where(condition))
+    ]
+    return now, found
 
 
 def finished(sql: Sql, connection: Connection, ids: Sequence[str]) -> set[str]:
@@ -45,6 +104,6 @@ def any_active(sql: Sql, connection: Connection, tasks: Sequence[str]) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:
+def _chunks(ids: Sequence[T]) -> Iterator[list[T]]:
     for start in range(0, len(ids), _IDS_AT_ONCE):
         yield list(ids[start : start + _IDS_AT_ONCE])

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attrs import frozen
+from attrs import define, evolve, field, frozen
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.engine import Connection
 
-from durable_sync.execution import ExecutionStatus
+from durable_sync.execution import ErrorInfo, ExecutionStatus
+from durable_sync.plans import End
+from durable_sync.storage.enqueueing import Enqueued, enqueue
+from durable_sync.storage.records import Lineage
 from durable_sync.storage.statements import Fenced, Sql, apply_fenced
+from durable_sync.storage.trees import Effects, end_by, lock_trees, settle
+from durable_sync.transitions import fail
 
-__all__ = ["ProgressMade", "record", "save_progress"]
+__all__ = ["ProgressMade", "Recorded", "end_of", "record", "save_progress"]
 
 
 @frozen
@@ -23,13 +28,81 @@ class ProgressMade:
     progress: str
 
 
-def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[tuple[str, int]]:
-    """Writes the outcomes whose claims still hold; returns the (execution id, claim token) of those.
+@define
+class Recorded:
+    """What came of recording some outcomes."""
+
+    won: set[tuple[str, int]] = field(factory=set[tuple[str, int]])
+    """(execution id, claim token) of those whose claims still held."""
+    effects: Effects = field(factory=Effects)
+
+
+def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool) -> Recorded:
+    """Writes the outcomes whose claims still hold, with the children that are born and what parents do about it.
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.
     """
-    there: set[tuple[str, int]] = _recorded(sql, connection, outcomes) if uncertain else set()
-    return there | apply_fenced(sql, connection, [o for o in outcomes if o.identity not in there])
+    recorded = Recorded(_recorded(sql, connection, outcomes) if uncertain else set())
+    fresh = [outcome for outcome in outcomes if outcome.identity not in recorded.won]
+    lock_trees(sql, connection, (outcome.lineage.root_id for outcome in fresh if outcome.lineage is not None))
+    with_keys = [outcome for outcome in fresh if any(birth.key is not None for birth in outcome.births)]
+    written = [outcome for outcome in fresh if outcome not in with_keys] if with_keys else fresh
+    recorded.won |= apply_fenced(sql, connection, written)
+    born = [birth for outcome in written if outcome.identity in recorded.won for birth in outcome.births]
+    if born:
+        enqueue(sql, connection, born, uncertain=False)
+    for outcome in with_keys:
+        written = [*written, _spawn_with_keys(sql, connection, outcome, recorded)]
+    held = [outcome for outcome in written if outcome.identity in recorded.won]
+    recorded.effects.ready = recorded.effects.ready or any(_makes_ready(outcome) for outcome in held)
+    ended = [outcome for outcome in held if outcome.transition.target.is_finished]
+    recorded.effects.finished += [outcome.execution_id for outcome in ended]
+    ends = [found for outcome in ended if (found := end_of(outcome)) is not None]
+    settle(sql, connection, ends, recorded.effects)
+    return recorded
+
+
+def _makes_ready(outcome: Fenced) -> bool:
+    return bool(outcome.births) or outcome.transition.target is ExecutionStatus.READY
+
+
+def end_of(outcome: Fenced) -> tuple[Lineage, End] | None:
+    """What the outcome of an execution means to its parent; None for a root."""
+    if outcome.lineage is None:
+        return None
+    return outcome.lineage, end_by(
+        outcome.transition, outcome.execution_id, outcome.task_id, outcome.lineage, is_done=outcome.is_done
+    )
+
+
+class _KeyTakenError(Exception):
+    """A child's key belongs to an active execution."""
+
+
+def _spawn_with_keys(sql: Sql, connection: Connection, outcome: Fenced, recorded: Recorded) -> Fenced:
+    """Writes an outcome whose children have keys; if one is taken, the parent fails. Returns what was written."""
+    try:
+        with connection.begin_nested():
+            won = apply_fenced(sql, connection, [outcome])
+            if won:
+                _refuse_taken(outcome, enqueue(sql, connection, outcome.births, uncertain=False))
+    except _KeyTakenError as taken:
+        failed = evolve(
+            outcome, transition=fail(ErrorInfo("TaskError", str(taken), "", False).to_json()), births=(), is_done=False
+        )
+        recorded.won |= apply_fenced(sql, connection, [failed])
+        return failed
+    recorded.won |= won
+    return outcome
+
+
+def _refuse_taken(outcome: Fenced, born: Sequence[Enqueued]) -> None:
+    for birth, enqueued in zip(outcome.births, born, strict=True):
+        if not enqueued.created:
+            raise _KeyTakenError(
+                f"its child of task {birth.task_id!r} can't have the key {birth.key!r}: the active execution "
+                f"{enqueued.execution_id} has it"
+            )
 
 
 def _recorded(sql: Sql, connection: Connection, outcomes: Sequence[Fenced]) -> set[tuple[str, int]]:
@@ -37,11 +110,15 @@ def _recorded(sql: Sql, connection: Connection, outcomes: Sequence[Fenced]) -> s
     expected = {o.identity: o.transition.target for o in outcomes}
     ids = sorted({o.execution_id for o in outcomes})
     query = select(t.c.id, t.c.claim_token, t.c.status).where(sql.dialect.is_in(t.c.id, ids))
-    return {
+    there = {
         (row.id, row.claim_token)
         for row in connection.execute(query)
         if expected.get((row.id, row.claim_token)) == ExecutionStatus(row.status)
     }
+    # A parent may have moved on since: that it has spawned is shown by its first child.
+    firstborn = {o.births[0].execution_id: o.identity for o in outcomes if o.births}
+    born = select(t.c.id).where(sql.dialect.is_in(t.c.id, sorted(firstborn)))
+    return there | {firstborn[name] for name in connection.execute(born).scalars()} if firstborn else there
 
 
 def save_progress(sql: Sql, connection: Connection, made: Sequence[ProgressMade]) -> None:

@@ -8,7 +8,25 @@ from attrs import frozen
 
 from durable_sync.execution import ExecutionStatus
 
-__all__ = ["ClaimedExecution", "NewExecution", "StoredExecution"]
+__all__ = ["ClaimedExecution", "Lineage", "NewExecution", "OutputRow", "StoredExecution", "TreeRow"]
+
+
+@frozen(kw_only=True)
+class Lineage:
+    """Where an execution stands in its tree."""
+
+    root_id: str
+    """The topmost ancestor."""
+    parent_id: str
+    child_index: int | None
+    """Its place among its parent's children; None for the finalize."""
+
+    @classmethod
+    def from_row(cls, row: Any) -> Lineage | None:
+        """None for a root."""
+        if row.parent_id is None:
+            return None
+        return cls(root_id=row.root_id, parent_id=row.parent_id, child_index=row.child_index)
 
 
 @frozen(kw_only=True)
@@ -29,6 +47,13 @@ class NewExecution:
     timeout: int | None = None
     """Microseconds."""
     max_retries: int | None = None
+    lineage: Lineage | None = None
+    waits_turn: bool = False
+    """It may start only once its turn among its parent's children has come; `delay` begins then."""
+    input_from: str | None = None
+    """The execution whose output is the value of the one name in `input`; its parent, if it is a finalize."""
+    sleeps: bool = False
+    """It waits to be woken, or for `timeout` to pass."""
 
 
 @frozen(kw_only=True)
@@ -49,7 +74,11 @@ class ClaimedExecution:
     timeout: int | None
     """Microseconds."""
     max_retries: int | None
+    queue: str
+    priority: int
+    lineage: Lineage | None
     input: str
+    input_from: str | None
     error: str | None
 
     @classmethod
@@ -68,7 +97,11 @@ class ClaimedExecution:
             started_at=row.started_at,
             timeout=row.timeout,
             max_retries=row.max_retries,
+            queue=row.queue,
+            priority=row.priority,
+            lineage=Lineage.from_row(row),
             input=row.input,
+            input_from=row.input_from,
             error=row.error,
         )
 
@@ -93,9 +126,11 @@ class StoredExecution:
     updated_at: int
     lease_expires_at: int | None
     progress: str | None
+    plan: str | None
     input: str
+    input_from: str | None
     run_output: str | None
-    output: str | None
+    output_from: str | None
     error: str | None
 
     @classmethod
@@ -118,8 +153,92 @@ class StoredExecution:
             updated_at=row.updated_at,
             lease_expires_at=row.lease_expires_at,
             progress=row.progress,
+            plan=row.plan,
             input=row.input,
+            input_from=row.input_from,
             run_output=row.run_output,
-            output=row.output,
+            output_from=row.output_from,
+            error=row.error,
+        )
+
+    @property
+    def tree_id(self) -> str:
+        """The root of its tree: itself, if it has no parent."""
+        return self.root_id or self.execution_id
+
+
+@frozen(kw_only=True)
+class OutputRow:
+    """What of a row is needed to read its output, and to tell how it ended."""
+
+    execution_id: str
+    task_id: str
+    tree_id: str
+    parent_id: str | None
+    status: ExecutionStatus
+    plan: str | None
+    run_output: str | None
+    output_from: str | None
+    error: str | None
+
+    @classmethod
+    def from_row(cls, row: Any) -> OutputRow:
+        """Reads a row of the statements that select these columns."""
+        return cls(
+            execution_id=row.id,
+            task_id=row.task_id,
+            tree_id=row.root_id or row.id,
+            parent_id=row.parent_id,
+            status=ExecutionStatus(row.status),
+            plan=row.plan,
+            run_output=row.run_output,
+            output_from=row.output_from,
+            error=row.error,
+        )
+
+    @classmethod
+    def of(cls, stored: StoredExecution) -> OutputRow:
+        """The same of a row that is here already."""
+        return cls(
+            execution_id=stored.execution_id,
+            task_id=stored.task_id,
+            tree_id=stored.tree_id,
+            parent_id=stored.parent_id,
+            status=stored.status,
+            plan=stored.plan,
+            run_output=stored.run_output,
+            output_from=stored.output_from,
+            error=stored.error,
+        )
+
+
+@frozen(kw_only=True)
+class TreeRow:
+    """What of a row a picture of its tree needs."""
+
+    execution_id: str
+    task_id: str
+    parent_id: str | None
+    child_index: int | None
+    status: ExecutionStatus
+    starts: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    error: str | None
+
+    @classmethod
+    def from_row(cls, row: Any) -> TreeRow:
+        """Reads a row of the statement that selects these columns."""
+        return cls(
+            execution_id=row.id,
+            task_id=row.task_id,
+            parent_id=row.parent_id,
+            child_index=row.child_index,
+            status=ExecutionStatus(row.status),
+            starts=row.starts,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
             error=row.error,
         )

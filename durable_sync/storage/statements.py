@@ -27,6 +27,7 @@ from sqlalchemy.engine import Connection
 from durable_sync.clock import Clock
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.dialects import Dialect
+from durable_sync.storage.records import Lineage, NewExecution
 from durable_sync.storage.tables import Tables
 from durable_sync.transitions import (
     ORDINARY_LANE,
@@ -44,6 +45,8 @@ __all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "update_for"]
 
 BULKY = 64 * 1024
 """Characters of a text that is sent by itself."""
+_MAX_IDS = 1000
+"""Ids in one statement."""
 _MAX_ROWS = 500
 """Rows in one statement: bounds its text and its locks."""
 
@@ -75,11 +78,17 @@ class Sql:
 
 @frozen
 class Fenced:
-    """A transition of one claimed execution."""
+    """A transition of one claimed execution, with what its tree must know of it."""
 
     execution_id: str
     claim_token: int
     transition: Transition
+    task_id: str = ""
+    lineage: Lineage | None = None
+    births: tuple[NewExecution, ...] = ()
+    """The children that are born with it."""
+    is_done: bool = False
+    """The output is a Done, which ends a loop."""
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -101,8 +110,12 @@ def update_for(sql: Sql, transition: Transition) -> Update:
 
 def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> int:
     """Applies an unfenced transition to those of `ids` that stand in its sources; returns how many did."""
-    statement = update_for(sql, transition).where(sql.dialect.is_in(sql.executions.c.id, list(ids)))
-    return connection.execute(statement).rowcount
+    applied = 0
+    for start in range(0, len(ids), _MAX_IDS):
+        some = list(ids[start : start + _MAX_IDS])
+        statement = update_for(sql, transition).where(sql.dialect.is_in(sql.executions.c.id, some))
+        applied += connection.execute(statement).rowcount
+    return applied
 
 
 def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) -> set[tuple[str, int]]:

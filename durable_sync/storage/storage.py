@@ -13,17 +13,29 @@ from sqlalchemy.exc import DBAPIError
 
 from durable_sync.clock import Clock, SteadyClock
 from durable_sync.errors import ConfigurationError
-from durable_sync.storage import claiming, enqueueing, leases, migrations, reading, recording
+from durable_sync.storage import (
+    claiming,
+    enqueueing,
+    leases,
+    migrations,
+    reading,
+    recording,
+    sleepers,
+    timers,
+    trees,
+)
 from durable_sync.storage.claiming import Glimpse
 from durable_sync.storage.clocks import adopt_offset, agree_offset
 from durable_sync.storage.database import Database, Transaction
 from durable_sync.storage.dialects import MAX_PACKET, Fault
 from durable_sync.storage.enqueueing import Enqueued
 from durable_sync.storage.leases import Incarnation, Reaped, Survey
-from durable_sync.storage.recording import ProgressMade
-from durable_sync.storage.records import ClaimedExecution, NewExecution, StoredExecution
-from durable_sync.storage.statements import Fenced, Sql, apply_to
+from durable_sync.storage.recording import ProgressMade, Recorded
+from durable_sync.storage.records import ClaimedExecution, NewExecution, OutputRow, StoredExecution, TreeRow
+from durable_sync.storage.sleepers import Awakening, FormerSleeper
+from durable_sync.storage.statements import Fenced, Sql
 from durable_sync.storage.tables import Tables
+from durable_sync.storage.trees import Effects
 from durable_sync.transitions import cancel
 
 __all__ = ["Storage"]
@@ -140,20 +152,45 @@ class Storage:
             for row in rows
         ]
 
-    def cancel(self, execution_id: str, error: str, *, patience: float) -> bool:
-        """Ends an active execution; False if there is none of this id."""
+    def cancel(self, execution_id: str, error: str, *, patience: float) -> Effects:
+        """Ends an active execution, with all that is below it; it is not among the finished if it was not active."""
 
-        def end(tx: Transaction) -> bool:
-            if apply_to(self.sql, tx.connection, [execution_id], cancel(error)):
-                return True
-            found = reading.get(self.sql, tx.connection, [execution_id]) if tx.uncertain else {}
-            return any(stored.error == error for stored in found.values())
+        def ended(tx: Transaction) -> Effects:
+            effects = trees.end(self.sql, tx.connection, [execution_id], cancel(error))
+            if tx.uncertain and not effects.finished:
+                found = reading.get(self.sql, tx.connection, [execution_id])
+                effects.finished += [stored.execution_id for stored in found.values() if stored.error == error]
+            return effects
 
-        return self.database.transact("cancel", end, patience=patience)
+        return self.database.transact("cancel", ended, patience=patience)
+
+    def wake(self, awakening: Awakening, *, patience: float) -> bool:
+        """Ends the sleeper of a task and key; False if none sleeps."""
+        return self.database.transact(
+            "wake", lambda tx: sleepers.wake(self.sql, tx.connection, awakening), patience=patience
+        )
+
+    def former_sleeper(self, task_id: str, key: str, *, patience: float) -> FormerSleeper | None:
+        """Of those that slept under this key and have ended, the last."""
+        return self.database.read(
+            "wake", lambda c: sleepers.former_sleeper(self.sql, c, task_id, key), patience=patience
+        )
 
     def get(self, ids: Sequence[str], *, patience: float) -> dict[str, StoredExecution]:
         """The executions of these ids that exist, by id."""
         return self.database.read("get", lambda c: reading.get(self.sql, c, ids), patience=patience)
+
+    def outputs(self, ids: Sequence[str], *, patience: float) -> list[OutputRow]:
+        """What is needed to read the outputs of these."""
+        return self.database.read("get", lambda c: reading.outputs(self.sql, c, ids), patience=patience)
+
+    def children(self, parents: Sequence[tuple[str, str]], *, patience: float) -> dict[str, list[OutputRow]]:
+        """The children of these parents, each given as (root of its tree, its id), in order."""
+        return self.database.read("get", lambda c: reading.children(self.sql, c, parents), patience=patience)
+
+    def tree(self, root_id: str, *, patience: float) -> tuple[int, list[TreeRow]]:
+        """The present time, and the whole tree of this root."""
+        return self.database.read("get", lambda c: reading.tree(self.sql, c, root_id), patience=patience)
 
     def finished(self, ids: Sequence[str], *, patience: float = 0.0) -> set[str]:
         """Those of these ids that have finished or don't exist."""
@@ -183,10 +220,14 @@ class Storage:
 
     def promote_due(self) -> int:
         """Makes executions whose time has come claimable; returns how many."""
-        return self.database.transact("wake", lambda tx: claiming.promote_due(self.sql, tx.connection))
+        return self.database.transact("wake", lambda tx: timers.promote_due(self.sql, tx.connection))
 
-    def record(self, outcomes: Sequence[Fenced], *, uncertain: bool) -> set[tuple[str, int]]:
-        """Writes outcomes; returns the (execution id, claim token) of those whose claims still held.
+    def end_oversleepers(self, *, error: str) -> Effects:
+        """Ends sleepers that nobody has woken in time."""
+        return self.database.transact("wake", lambda tx: timers.end_oversleepers(self.sql, tx.connection, error=error))
+
+    def record(self, outcomes: Sequence[Fenced], *, uncertain: bool) -> Recorded:
+        """Writes outcomes, and what they do to their trees.
 
         `uncertain`: an earlier call with these outcomes ended in an outage.
         """

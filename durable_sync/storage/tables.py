@@ -66,10 +66,18 @@ def _execution_columns() -> list[SchemaItem]:
     return [
         Column("id", name_type(36), primary_key=True),
         Column("task_id", name_type(MAX_NAME), nullable=False),
+        # The topmost ancestor: whoever ends a member of its tree locks this row first. Null for a root.
         Column("root_id", name_type(36)),
         Column("parent_id", name_type(36)),
+        # The place among the parent's children; null for its finalize.
         Column("child_index", Integer),
+        # What the ends of its children mean to it, as JSON: see plans.Plan. Null until it has spawned.
+        Column("plan", payload_type()),
         _counter("unfinished_children"),
+        # The execution whose output is its input (of its parent: all that a finalize is given).
+        Column("input_from", name_type(36)),
+        # The execution whose output is its output.
+        Column("output_from", name_type(36)),
         Column("status", name_type(24), nullable=False),
         Column("queue", name_type(MAX_NAME), nullable=False),
         Column("priority", Integer, nullable=False),
@@ -86,6 +94,8 @@ def _execution_columns() -> list[SchemaItem]:
         _counter("failures"),
         _counter("recoveries"),
         Column("max_recoveries", Integer, nullable=False),
+        # Microseconds between its turn among its parent's children and being ready.
+        Column("delay", BigInteger),
         # Options of this one enqueue; null: the task's own.
         Column("timeout", BigInteger),
         Column("max_retries", Integer),
@@ -100,7 +110,6 @@ def _execution_columns() -> list[SchemaItem]:
         Column("progress", payload_type()),
         Column("input", payload_type(), nullable=False),
         Column("run_output", payload_type()),
-        Column("output", payload_type()),
         Column("error", payload_type()),
     ]
 
@@ -112,9 +121,10 @@ def _add_indexes(executions: Table) -> None:
         f"{prefix}_claim", c.lane, c.task_id, c.queue, c.priority.desc(), c.ready_at, where="lane IS NOT NULL"
     )
     partial_index(f"{prefix}_timer", c.timer_at, where="timer_at IS NOT NULL")
-    partial_index(f"{prefix}_parent", c.parent_id, c.child_index, where="parent_id IS NOT NULL")
+    partial_index(f"{prefix}_tree", c.root_id, c.parent_id, c.child_index, where="root_id IS NOT NULL")
     partial_index(f"{prefix}_active", c.status, c.task_id, where="finished_at IS NULL")
     partial_index(f"{prefix}_key", c.task_id, c.active_key, where="active_key IS NOT NULL", unique=True)
+    partial_index(f"{prefix}_keys", c.key, c.task_id, where="key IS NOT NULL")
 
 
 metadata = build_tables().metadata
