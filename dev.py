@@ -8,9 +8,10 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   lint    ruff and import-linter
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
+  bench   what a child costs among few siblings and among many; the arguments are the benchmark's
   docs    builds the documentation into docs/_build/html
 
-Each command makes or updates the virtual environment .venv first. `test` and `stress` also look for
+Each command makes or updates the virtual environment .venv first. `test`, `stress` and `bench` also look for
 PostgreSQL and MariaDB, and install MariaDB with apt-get where they may: as root, or with a sudo that
 asks for no password. Where a server is missing its tests are skipped, or fail if CI=true.
 """
@@ -49,6 +50,7 @@ TYPES = [
 ]
 TESTS = [("pytest", ["pytest", "-n", "2", "--dist", "worksteal"])]
 STRESS = [("stress", ["pytest", "tests/stress", "--timeout", "1800"])]
+BENCH = [("bench", ["python", "-m", "benchmarks.children"])]
 DOCS = [("sphinx", ["sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"])]
 
 
@@ -94,13 +96,21 @@ def stress(arguments: "list[str]") -> str:
     return without(missing)
 
 
+def bench(arguments: "list[str]") -> str:
+    prepare("dev")
+    with step("servers"):
+        missing = provide_servers()
+    run_steps(BENCH, arguments)
+    return without(missing)
+
+
 def docs() -> str:
     prepare("dev")
     run_steps(DOCS)
     return ""
 
 
-WITH_ARGUMENTS = {"demo": demo, "test": test, "stress": stress}
+WITH_ARGUMENTS = {"demo": demo, "test": test, "stress": stress, "bench": bench}
 COMMANDS = {"lint": lint, "types": types, "docs": docs}
 
 

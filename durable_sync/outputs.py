@@ -53,9 +53,10 @@ class Outputs:
         self._serializer = serializer
         self._strict = strict
 
-    def children(self, parents: Sequence[OutputRow]) -> dict[str, list[OutputRow]]:
+    def children(self, parents: Sequence[OutputRow], *, with_outputs: bool = True) -> dict[str, list[OutputRow]]:
         """The children of each of these, in order."""
-        return self._storage.children([(row.tree_id, row.execution_id) for row in parents], patience=PATIENCE)
+        names = [(row.tree_id, row.execution_id) for row in parents]
+        return self._storage.children(names, with_outputs=with_outputs, patience=PATIENCE)
 
     def of(self, rows: Iterable[OutputRow]) -> dict[str, Any]:
         """The output of each of these by its id; None for one that did not complete."""
@@ -131,7 +132,7 @@ class Outputs:
         (source,) = self._storage.outputs([source_id], patience=PATIENCE)
         if source.output_from is not None and _plan_kind(source) is not PlanKind.LOOP:
             (source,) = self._storage.outputs([source.output_from], patience=PATIENCE)
-        plain = source.output_from is None and not _is_put_together(source)
+        plain = _plan_kind(source) is not PlanKind.LOOP and not _is_put_together(source)
         if annotation is not Any and plain and source.run_output is not None:
             # By the type of whom it is for: that is what says whether it fits.
             return self._loads(source.run_output, annotation)

@@ -87,7 +87,7 @@ class Plan:
 
     def _after_iteration(self, end: End) -> Consequence:
         if end.is_done:
-            return Consequence(complete_children(1, end.source))
+            return Consequence(complete_children(1, end.source), wraps=True)
         if end.place + 1 >= self.max_iterations:
             return Consequence(complete_children(1, None))
         return Consequence(count_down(0), iterates_after=end.place)
@@ -149,3 +149,5 @@ class Consequence:
     """The place of the iteration that is to be repeated."""
     is_done: bool = False
     """The parent's output, which is the ended child's, is a Done."""
+    wraps: bool = False
+    """The parent's output is made of the ended child's, so whoever has it as its own refers to the parent."""

@@ -269,10 +269,13 @@ def complete_finalize(output_from: str) -> Transition:
 
 
 def fail_finalize(error: str) -> Transition:
-    """waiting_for_finalize -> finalize_failed: its finalize did not complete."""
+    """waiting_for_finalize -> finalize_failed: its finalize did not complete.
+
+    From waiting_for_children, too: the finalize may be cancelled before its turn.
+    """
     return Transition(
         "fail_finalize",
-        _WAITING_FOR_FINALIZE,
+        _WAITING_FOR_CHILDREN | _WAITING_FOR_FINALIZE,
         ExecutionStatus.FINALIZE_FAILED,
         {**_FINISHES, "error": error},
         fenced=False,

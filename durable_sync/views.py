@@ -23,7 +23,7 @@ __all__ = ["error_of", "view"]
 def view(stored: StoredExecution, task: Task[..., Any] | None, outputs: Outputs) -> Execution:
     """The execution as its readers see it. Values that no longer fit their types are shown as plain JSON."""
     row = OutputRow.of(stored)
-    children = outputs.children([row])[row.execution_id] if row.plan is not None else []
+    children = outputs.children([row], with_outputs=False)[row.execution_id] if row.plan is not None else []
     return Execution(
         task_id=stored.task_id,
         execution_id=stored.execution_id,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_, null, select
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ACTIVE, ExecutionStatus
@@ -38,13 +38,15 @@ def outputs(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Output
     return [OutputRow.from_row(row) for row in rows]
 
 
-def children(sql: Sql, connection: Connection, parents: Sequence[tuple[str, str]]) -> dict[str, list[OutputRow]]:
+def children(
+    sql: Sql, connection: Connection, parents: Sequence[tuple[str, str]], *, with_outputs: bool
+) -> dict[str, list[OutputRow]]:
     """The children of these parents, each given as (root of its tree, its id), in order; without finalizes."""
     t = sql.executions
     found: dict[str, list[OutputRow]] = {parent: [] for _tree, parent in parents}
     for some in _chunks(parents):
         query = (
-            select(*_output_columns(sql))
+            select(*_output_columns(sql, with_outputs=with_outputs))
             .where(
                 sql.dialect.is_in(t.c.root_id, sorted({tree_id for tree_id, _parent in some})),
                 sql.dialect.is_in(t.c.parent_id, [parent for _tree, parent in some]),
@@ -57,9 +59,10 @@ def children(sql: Sql, connection: Connection, parents: Sequence[tuple[str, str]
     return found
 
 
-def _output_columns(sql: Sql) -> list[Any]:
+def _output_columns(sql: Sql, *, with_outputs: bool = True) -> list[Any]:
     c = sql.executions.c
-    return [c.id, c.task_id, c.root_id, c.parent_id, c.status, c.plan, c.run_output, c.output_from, c.error]
+    run_output = c.run_output if with_outputs else null().label("run_output")
+    return [c.id, c.task_id, c.root_id, c.parent_id, c.status, c.plan, run_output, c.output_from, c.error]
 
 
 def tree(sql: Sql, connection: Connection, root_id: str) -> tuple[int, list[TreeRow]]:

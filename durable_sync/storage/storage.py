@@ -184,9 +184,13 @@ class Storage:
         """What is needed to read the outputs of these."""
         return self.database.read("get", lambda c: reading.outputs(self.sql, c, ids), patience=patience)
 
-    def children(self, parents: Sequence[tuple[str, str]], *, patience: float) -> dict[str, list[OutputRow]]:
+    def children(
+        self, parents: Sequence[tuple[str, str]], *, with_outputs: bool, patience: float
+    ) -> dict[str, list[OutputRow]]:
         """The children of these parents, each given as (root of its tree, its id), in order."""
-        return self.database.read("get", lambda c: reading.children(self.sql, c, parents), patience=patience)
+        return self.database.read(
+            "get", lambda c: reading.children(self.sql, c, parents, with_outputs=with_outputs), patience=patience
+        )
 
     def tree(self, root_id: str, *, patience: float) -> tuple[int, list[TreeRow]]:
         """The present time, and the whole tree of this root."""

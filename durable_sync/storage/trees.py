@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from sqlalchemy import BigInteger, SmallInteger, and_, cast, insert, literal, null, or_, select
 from sqlalchemy.engine import Connection
 
@@ -90,9 +90,10 @@ def end(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transi
     return effects
 
 
-def _ending(row: Any, transition: Transition, *, is_done: bool = False) -> tuple[Lineage, End]:
+def _ending(row: Any, transition: Transition, *, is_done: bool = False, wraps: bool = False) -> tuple[Lineage, End]:
     lineage = Lineage(root_id=row.root_id, parent_id=row.parent_id, child_index=row.child_index)
-    return lineage, end_by(transition, row.id, row.task_id, lineage, is_done=is_done)
+    ended = end_by(transition, row.id, row.task_id, lineage, is_done=is_done)
+    return lineage, evolve(ended, output_from=None) if wraps else ended
 
 
 def end_by(transition: Transition, execution_id: str, task_id: str, lineage: Lineage, *, is_done: bool = False) -> End:
@@ -181,7 +182,7 @@ def _settle_level(
     if failed:
         _cascade(sql, connection, failed, effects)
     return [
-        _ending(parent, next_.transition, is_done=next_.is_done)
+        _ending(parent, next_.transition, is_done=next_.is_done, wraps=next_.wraps)
         for parent, next_ in finished
         if parent.parent_id is not None
     ]

@@ -1,0 +1,1 @@
+"""Measures durable_sync: `python3 dev.py bench`."""
