@@ -1,13 +1,14 @@
 """Forks worker processes: they begin at once, where starting Python and importing the library takes a second.
 
-Reads `NAME OUTPUT-FILE ARGUMENTS...` as JSON lists from standard input, one a line; answers each with the
-process id of the worker. Prints `dead PID CODE` when one has ended. Ends, and its workers with it, when its input does.
+The module named by the first argument has their `main`. Reads `NAME OUTPUT-FILE ARGUMENTS...` as JSON lists from
+standard input, one a line; answers each with the process id of the worker. Prints `dead PID CODE` when one has ended. Ends, and its workers with it, when its input does.
 No thread runs and no executor exists here when it forks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -19,8 +20,6 @@ import psycopg  # noqa: F401
 import pymysql  # noqa: F401
 import sqlalchemy.dialects.mysql.pymysql
 import sqlalchemy.dialects.postgresql.psycopg  # noqa: F401
-
-from tests.crashes import worker
 
 
 def say(line: str) -> None:
@@ -50,7 +49,7 @@ def bear(name: str, output: str, arguments: list[str]) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        worker.main(arguments)
+        main(arguments)
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -61,6 +60,7 @@ def bear(name: str, output: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    main = importlib.import_module(sys.argv[1]).main
     signal.signal(signal.SIGCHLD, reap)
     children = []
     while line := sys.stdin.readline():

@@ -23,7 +23,7 @@ _numbers = count(1)
 
 
 class Worker:
-    """One process that runs `tests.crashes.worker.main`."""
+    """One process that runs the `main` of a module."""
 
     def __init__(self, name: str, pid: int, folder: Path) -> None:
         self.name = name
@@ -64,7 +64,7 @@ class Worker:
 class Workers:
     """Several such processes; they are killed when the block is left."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, module: str = "tests.crashes.worker") -> None:
         self.folder = folder
         self.all: list[Worker] = []
         self._url = url
@@ -72,7 +72,7 @@ class Workers:
         self._born: SimpleQueue[int] = SimpleQueue()
         self._lock = threading.Lock()
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.crashes.nursery"],
+            [sys.executable, "-m", "tests.crashes.nursery", module],
             cwd=ROOT,
             env={**os.environ, "HISTORY": str(history_in(folder)), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -83,7 +83,7 @@ class Workers:
         self._listener.start()
 
     def start(self, *options: str) -> Worker:
-        """Starts one, with options of `tests.crashes.worker.main`."""
+        """Starts one, with options of the module's `main`."""
         name = f"worker-{next(_numbers)}"
         log = str(self.folder / f"{name}.log")
         order = [name, str(self.folder / f"{name}.out"), "--url", self._url, "--log", log, *options]

@@ -1,0 +1,128 @@
+"""What every attempt did, told by the processes themselves: lines in a file, outside of the library's tables.
+
+A line is one write to a file opened for appending, so lines of several processes don't mix, and one that was written
+survives the death of its process. Times are of the system's monotonic clock, which processes of one machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+__all__ = ["End", "History", "Resignation", "Start", "instrument", "read", "uid"]
+
+_local = threading.local()
+
+
+@frozen
+class Start:
+    """An attempt began: of an execution, under a claim token, as the `starts`th."""
+
+    execution_id: str
+    token: int
+    task_id: str
+    starts: int
+    uid: str
+    process: str
+    at: float
+
+
+@frozen
+class End:
+    """The function of an attempt returned, or raised the error named here."""
+
+    execution_id: str
+    token: int
+    uid: str
+    error: str | None
+    at: float
+
+
+@frozen
+class Resignation:
+    """An executor gave its lease back by its own wish."""
+
+    owner: str
+    at: float
+
+
+@frozen
+class History:
+    """All lines of one run, in the order in which they were written."""
+
+    starts: list[Start]
+    ends: list[End]
+    resignations: list[Resignation]
+
+
+def uid() -> str:
+    """The id of the attempt that the calling thread is on: no other attempt ever has it."""
+    return str(_local.uid)
+
+
+def append(path: Path, **entry: Any) -> None:
+    """Writes one line."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, (json.dumps({**entry, "at": time.monotonic()}) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def instrument(path: Path, process: str) -> None:
+    """Has every attempt of this process noted, whatever its task, and every resignation."""
+    from durable_sync.engine import runner
+    from durable_sync.storage import leases
+
+    call, resign = runner._call, leases.resign
+
+    def noted_call(attempt: Any, arguments: dict[str, Any]) -> Any:
+        claimed = attempt.claimed
+        _local.uid = uuid.uuid4().hex
+        named = {"execution_id": claimed.execution_id, "token": claimed.claim_token, "uid": _local.uid}
+        append(
+            path,
+            event="start",
+            **named,
+            task_id=claimed.task_id,
+            starts=claimed.starts,
+            process=process,
+        )
+        try:
+            returned = call(attempt, arguments)
+        except BaseException as error:
+            append(path, event="end", **named, error=type(error).__name__)
+            raise
+        append(path, event="end", **named, error=None)
+        return returned
+
+    def noted_resign(sql: Any, connection: Any, executor_id: str) -> None:
+        append(path, event="resign", owner=executor_id)
+        resign(sql, connection, executor_id)
+
+    runner._call = noted_call
+    leases.resign = noted_resign
+
+
+def read(path: Path) -> History:
+    """The lines of the file; none, if there is none."""
+    history = History([], [], [])
+    lines: Iterable[str] = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        entry = json.loads(line)
+        match entry.pop("event"):
+            case "start":
+                history.starts.append(Start(**entry))
+            case "end":
+                history.ends.append(End(**entry))
+            case _:
+                history.resignations.append(Resignation(**entry))
+    return history

@@ -1,0 +1,43 @@
+"""The main of the processes that the laboratory starts, stops and kills."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from durable_sync import DurableExecutor
+from tests.faults import history, mutants
+from tests.faults.workload import registry
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Works until it is told to end, or dies."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--options", default="{}", help="of DurableExecutor, as JSON")
+    parser.add_argument("--mutant", help="a way in which the library is broken")
+    options = parser.parse_args(arguments)
+    name = os.environ.get("WORKER", f"pid-{os.getpid()}")
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    logging.basicConfig(filename=options.log, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    history.instrument(Path(os.environ["HISTORY"]), name)
+    if options.mutant:
+        mutants.apply(options.mutant)
+    executor = DurableExecutor(options.url, tasks=registry, name=name, **json.loads(options.options))
+    executor.run_until_signalled()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
