@@ -1,8 +1,8 @@
 """Forks worker processes: they begin at once, where starting Python and importing the library takes a second.
 
 The module named by the first argument has their `main`. Reads `NAME OUTPUT-FILE ARGUMENTS...` as JSON lists from
-standard input, one a line; answers each with the process id of the worker. Prints `dead PID CODE` when one has ended. Ends, and its workers with it, when its input does.
-No thread runs and no executor exists here when it forks.
+standard input, one a line; answers each with the process id of the worker. Prints `dead PID CODE` when one has ended.
+Ends, and its workers with it, when its input does. No thread runs and no executor exists here when it forks.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from attrs import frozen
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-__all__ = ["LeaseChange", "Move", "Row", "install", "lease_changes", "moves", "rows", "unfinished"]
+__all__ = ["LeaseChange", "Move", "Row", "install", "lease_changes", "moves", "now", "rows", "unfinished"]
 
 _NOW = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
@@ -110,6 +110,13 @@ def install(engine: Engine) -> None:
         ):
             for statement in _statements(name, table, log, columns, condition):
                 connection.exec_driver_sql(statement)
+
+
+def now(engine: Engine) -> int:
+    """The database's time, by the clock that the logs go by."""
+    name = {"mariadb": "mysql"}.get(engine.dialect.name, engine.dialect.name)
+    with engine.connect() as connection:
+        return int(connection.exec_driver_sql(f"SELECT {_NOW[name]}").scalar_one())
 
 
 def _statements(name: str, table: str, log: str, columns: dict[str, tuple[str, str]], condition: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor, TaskCall
+from tests.crashes.checker import Crash
 from tests.crashes.processes import Worker, Workers, history_in
 from tests.faults import audit, history
 from tests.faults.checker import Account, check
@@ -34,6 +35,8 @@ class Laboratory:
         self.executor = DurableExecutor(url, tasks=registry, name="laboratory")
         self.executor.migrate()
         audit.install(self.engine)
+        self.clock_offset = audit.now(self.engine) - time.monotonic() * 1e6
+        """What to add to the monotonic clock, in microseconds, for the database's time."""
         self.workers = Workers(url, folder, "tests.faults.worker")
         self.enqueued: list[str] = []
         self.cancelled: list[str] = []
@@ -102,6 +105,19 @@ class Laboratory:
             may_be_cancelled=list(self.may_be_cancelled),
         )
         return evolve(account, **changes)
+
+    def recoveries(self, crashes: Sequence[Crash]) -> list[float]:
+        """Seconds from each crash until each execution that ran in the process was taken from it."""
+        account = self.account()
+        offset = self.clock_offset
+        by_claim = {(start.execution_id, start.token): start.process for start in account.history.starts}
+        died = {crash.process: crash.at for crash in crashes}
+        found = []
+        for move in account.moves:
+            process = by_claim.get((move.execution_id, move.old_token))
+            if move.recovers and process in died:
+                found.append((move.at - offset) / 1e6 - died[process])
+        return found
 
     def problems(self, **changes: Any) -> list[str]:
         """What the checker says."""

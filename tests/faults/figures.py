@@ -1,0 +1,47 @@
+"""How large a run is, and where its figures go.
+
+With FAULTS=full in the environment a test of a fault runs at the size of the table in docs/reliability.md, and its
+figures are kept in `tests/faults/figures.json`; without, it runs in a short form, for the gate, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["FIGURES", "IS_FULL", "database_of", "note", "size"]
+
+T = TypeVar("T")
+
+IS_FULL = os.environ.get("FAULTS") == "full"
+FIGURES = Path(__file__).with_name("figures.json")
+
+_DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB", "mariadb": "MariaDB"}
+
+
+def size(*, full: T, short: T) -> T:
+    """The one or the other."""
+    return full if IS_FULL else short
+
+
+def database_of(url: str) -> str:
+    """The name under which the figures of this database go."""
+    return _DATABASES[url.partition(":")[0].partition("+")[0]]
+
+
+def note(fault: str, database: str, **figures: object) -> None:
+    """Keeps the figures of one run, in place of those of the last."""
+    print(fault, database, figures)
+    if not IS_FULL:
+        return
+    with FIGURES.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        known = json.loads(file.read() or "{}")
+        known.setdefault(fault, {})[database] = figures
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(known, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,84 @@
+"""Processes that are killed, and suspended, while they work."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from tests.crashes.checker import Crash
+from tests.crashes.processes import Worker
+from tests.faults.figures import database_of, note, size
+from tests.faults.laboratory import Laboratory
+from tests.faults.workload import mixture
+
+LEASE = 2.0
+
+
+def test_kills(database_url: str, tmp_path: Path) -> None:
+    """Four processes, one of which is killed every second: nothing is lost, nothing ends twice, recovery is prompt."""
+    crashes: list[Crash] = []
+    with Laboratory(database_url, tmp_path, lease=LEASE) as laboratory:
+        ids = laboratory.enqueue(mixture(size(full=10_000, short=800), 0.02))
+        for _ in range(4):
+            laboratory.start()
+
+        def kill_one() -> None:
+            crashes.append(random.choice(laboratory.workers.all).kill())
+            laboratory.replace_dead()
+
+        seconds = laboratory.run(every=1.0, disturb=kill_one, deadline=size(full=600.0, short=30.0))
+        problems = laboratory.problems()
+        recoveries = laboratory.recoveries(crashes)
+        executions = len(laboratory.account().rows)
+    slowest = max(recoveries, default=0.0)
+    name = database_of(database_url)
+    note(
+        "kills",
+        name,
+        roots=len(ids),
+        executions=executions,
+        kills=len(crashes),
+        seconds=round(seconds, 1),
+        problems=len(problems),
+        recovered=len(recoveries),
+        slowest_recovery=round(slowest, 2),
+    )
+    assert problems == []
+    assert slowest <= LEASE + (4.0 if name == "SQLite" else 1.0)
+
+
+def test_suspensions(database_url: str, tmp_path: Path) -> None:
+    """A process that is suspended beyond its lease, and goes on, gets none of its stale outcomes in."""
+    times = size(full=100, short=4)
+    suspended: list[Worker] = []
+    with Laboratory(database_url, tmp_path, lease=1.0) as laboratory:
+        for _ in range(3):
+            laboratory.start()
+
+        def suspend_one() -> None:
+            laboratory.enqueue(mixture(80, 0.3)[:40])
+            chosen = random.choice(laboratory.workers.all)
+            chosen.send(signal.SIGSTOP)
+            suspended.append(chosen)
+            # Longer than the lease, so that others take its work; the length itself is the fault.
+            time.sleep(random.uniform(1.3, 2.0))
+            chosen.send(signal.SIGCONT)
+
+        for _ in range(times):
+            suspend_one()
+        laboratory.settle(120.0)
+        problems = laboratory.problems()
+        refused = sum(worker.log.count("lease of executor") for worker in laboratory.workers.all)
+        recovered = sum(move.recovers for move in laboratory.account().moves)
+    note(
+        "suspensions",
+        database_of(database_url),
+        suspensions=times,
+        leases_lost=refused,
+        recovered=recovered,
+        problems=len(problems),
+    )
+    assert problems == []
+    assert recovered > 0
