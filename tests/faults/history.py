@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
-__all__ = ["End", "History", "Resignation", "Start", "instrument", "read", "uid"]
+__all__ = ["End", "History", "Resignation", "Start", "append", "instrument", "read", "uid"]
 
 _local = threading.local()
 
@@ -58,9 +58,11 @@ class Resignation:
 class History:
     """All lines of one run, in the order in which they were written."""
 
-    starts: list[Start]
-    ends: list[End]
-    resignations: list[Resignation]
+    starts: list[Start] = field(factory=list)
+    ends: list[End] = field(factory=list)
+    resignations: list[Resignation] = field(factory=list)
+    told: dict[str, list[str]] = field(factory=dict)
+    """Ids of executions by what a caller noted of them: "enqueued", "cancelled"."""
 
 
 def uid() -> str:
@@ -114,7 +116,7 @@ def instrument(path: Path, process: str) -> None:
 
 def read(path: Path) -> History:
     """The lines of the file; none, if there is none."""
-    history = History([], [], [])
+    history = History()
     lines: Iterable[str] = path.read_text().splitlines() if path.exists() else []
     for line in lines:
         entry = json.loads(line)
@@ -123,6 +125,8 @@ def read(path: Path) -> History:
                 history.starts.append(Start(**entry))
             case "end":
                 history.ends.append(End(**entry))
-            case _:
+            case "resign":
                 history.resignations.append(Resignation(**entry))
+            case what:
+                history.told.setdefault(what, []).append(entry["execution_id"])
     return history

@@ -39,6 +39,8 @@ class Laboratory:
         """What to add to the monotonic clock, in microseconds, for the database's time."""
         self.workers = Workers(url, folder, "tests.faults.worker")
         self.enqueued: list[str] = []
+        self.resigned: list[str] = []
+        """Leases that the test itself gave back."""
         self.cancelled: list[str] = []
         self.may_be_cancelled: list[str] = []
 
@@ -58,8 +60,12 @@ class Laboratory:
 
     def start(self, **options: Any) -> Worker:
         """Starts a worker process, with further options of its executor."""
+        return self.start_with(**options)
+
+    def start_with(self, *arguments: str, **options: Any) -> Worker:
+        """The same, with further arguments of the process."""
         more = [] if self.mutant is None else ["--mutant", self.mutant]
-        return self.workers.start("--options", json.dumps({**self.options, **options}), *more)
+        return self.workers.start("--options", json.dumps({**self.options, **options}), *more, *arguments)
 
     def replace_dead(self) -> None:
         """Starts a new process for each that has died."""
@@ -99,7 +105,7 @@ class Laboratory:
             enqueued=list(self.enqueued),
             history=history.read(history_in(self.folder)),
             moves=audit.moves(self.engine),
-            lease_changes=audit.lease_changes(self.engine),
+            lease_changes=[change for change in audit.lease_changes(self.engine) if change.owner not in self.resigned],
             rows=audit.rows(self.engine),
             cancelled=list(self.cancelled),
             may_be_cancelled=list(self.may_be_cancelled),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from durable_sync import DurableExecutor
-from tests.faults import history, mutants
+from tests.faults import history, mutants, scenario, sweep
 from tests.faults.workload import registry
 
 __all__ = ["main"]
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--log", required=True)
     parser.add_argument("--options", default="{}", help="of DurableExecutor, as JSON")
     parser.add_argument("--mutant", help="a way in which the library is broken")
+    parser.add_argument("--spoil", help="PLACE:MODE:FILE, see tests.faults.sweep")
+    parser.add_argument("--scenario", help="live through tests.faults.scenario, under this name, instead of serving")
     options = parser.parse_args(arguments)
     name = os.environ.get("WORKER", f"pid-{os.getpid()}")
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -32,8 +34,14 @@ def main(arguments: Sequence[str]) -> None:
     history.instrument(Path(os.environ["HISTORY"]), name)
     if options.mutant:
         mutants.apply(options.mutant)
+    if options.spoil:
+        place, mode, reached = options.spoil.split(":", 2)
+        sweep.arrange(int(place), mode, reached)
     executor = DurableExecutor(options.url, tasks=registry, name=name, **json.loads(options.options))
-    executor.run_until_signalled()
+    if options.scenario:
+        scenario.live(executor, Path(os.environ["HISTORY"]), options.scenario)
+    else:
+        executor.run_until_signalled()
 
 
 def _end_with(parent: int) -> None:

@@ -89,6 +89,27 @@ def deep(depth: int, seconds: float) -> Spawn[str]:
 
 
 @registry.task(max_recoveries=LIVES)
+def endless(ctx: TaskContext) -> str:
+    """Runs until it is cancelled."""
+    ctx.cancel_signal.wait()
+    return history.uid()
+
+
+@registry.parent_task(max_recoveries=LIVES)
+def endless_family(children: int) -> Spawn[str]:
+    return Spawn(history.uid(), [endless.bind() for _ in range(children)])
+
+
+approval = registry.sleeping_task("approval", output=str)
+
+
+@registry.parent_task(max_recoveries=LIVES)
+def asks(key: str) -> Spawn[str]:
+    """Waits for an approval, which somebody wakes."""
+    return Spawn(history.uid(), [approval.options(key=key).bind()])
+
+
+@registry.task(max_recoveries=LIVES)
 def begin(seconds: float) -> str:
     time.sleep(seconds)
     return history.uid()
@@ -121,6 +142,9 @@ EXPECTED = {
     "fragile": {"children_failed"},
     "patient": {"completed"},
     "deep": {"completed"},
+    "endless": {"cancelled"},
+    "endless_family": {"cancelled"},
+    "asks": {"completed"},
     "sequence": {"completed"},
     "loop": {"completed"},
 }
