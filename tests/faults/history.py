@@ -63,6 +63,8 @@ class History:
     resignations: list[Resignation] = field(factory=list)
     told: dict[str, list[str]] = field(factory=dict)
     """Ids of executions by what a caller noted of them: "enqueued", "cancelled"."""
+    times: dict[str, list[float]] = field(factory=dict)
+    """When each of these was noted."""
 
 
 def uid() -> str:
@@ -129,4 +131,5 @@ def read(path: Path) -> History:
                 history.resignations.append(Resignation(**entry))
             case what:
                 history.told.setdefault(what, []).append(entry["execution_id"])
+                history.times.setdefault(what, []).append(entry["at"])
     return history

@@ -85,6 +85,11 @@ class Laboratory:
             disturb()
         return time.monotonic() - started + self.settle(patience)
 
+    @property
+    def history(self) -> Path:
+        """The file that the processes write to."""
+        return history_in(self.folder)
+
     def settle(self, patience: float) -> float:
         """Waits until all has finished, or for `patience` seconds: the checker tells what is left."""
         started = time.monotonic()
