@@ -19,6 +19,7 @@ __all__ = [
     "Declaration",
     "EnqueueOptions",
     "Overrides",
+    "ParentOptions",
     "TaskOptions",
     "checked_count",
     "checked_declaration",
@@ -51,6 +52,13 @@ class TaskOptions(TypedDict, total=False):
     priority: int
     delay: float | timedelta
     max_recoveries: int
+
+
+class ParentOptions(TaskOptions, total=False):
+    """Options of a parent's declaration; see `TaskDecorators.parent_task`."""
+
+    finalize: object
+    fail_fast: bool
 
 
 class EnqueueOptions(TypedDict, total=False):

@@ -13,8 +13,8 @@ from attrs import evolve
 from durable_sync.clock import seconds
 from durable_sync.declarations import (
     Declaration,
+    ParentOptions,
     TaskOptions,
-    checked_count,
     checked_declaration,
     checked_id,
     checked_timeout,
@@ -43,7 +43,7 @@ def make_parent(
     function: Callable[..., Any], finalize: Any, fail_fast: Any, options: Mapping[str, Any]
 ) -> Task[..., Any]:
     """A task that spawns; a finalize given as a function becomes a task of its own."""
-    task_id, declaration = _declared(function, options)
+    task_id, declaration = _declared(function, options, ParentOptions)
     if not isinstance(fail_fast, bool):
         raise ConfigurationError(f"{task_id}: fail_fast must be True or False, not {fail_fast!r}")
     hides = finalize is not None and not isinstance(finalize, Task)
@@ -51,7 +51,7 @@ def make_parent(
         _hidden_finalize(task_id, finalize, declaration) if hides else cast("Task[..., Any] | None", finalize)
     )
     if made is not None:
-        _refuse_unfed(made, f"{task_id}: its finalize")
+        _refuse_unfed(made, f"{task_id}: its finalize", "a ParentResult")
     schema = InputSchema(function)
     spawned = _spawned(task_id, schema.output_annotation)
     parent: ParentTask[..., Any, Any] = ParentTask(
@@ -75,7 +75,7 @@ def make_sequence(task_id: str, steps: tuple[Any, ...]) -> Task[..., Any]:
     for place, step in enumerate(steps):
         name = f"{task_id}: step {place}"
         if place:
-            _refuse_unfed(step, name)
+            _refuse_unfed(step, name, "the output of the step before it")
         else:
             _refuse_unrepeatable(step, name)
     first: Task[..., Any] = steps[0]
@@ -101,8 +101,8 @@ def make_loop(task_id: str, iteration: Any, max_iterations: Any, delay: float | 
     """A task that runs another one until it returns Done."""
     checked_id(task_id)
     _refuse_unrepeatable(iteration, f"{task_id}: its iteration")
-    if checked_count(f"{task_id}: max_iterations", max_iterations) < 1:
-        raise ConfigurationError(f"{task_id}: max_iterations must be at least 1")
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
+        raise ConfigurationError(f"{task_id}: max_iterations must be a positive int, not {max_iterations!r}")
     repeated: Task[..., Any] = iteration
 
     def run_iterations(*args: Any, **kwargs: Any) -> LoopResult[Any]:
@@ -137,9 +137,11 @@ def make_sleeper(task_id: str, timeout: Any, output: Any) -> SleepingTask[Any]:
     return SleepingTask(task_id, named, declaration, kind=Sleeper(), run_annotation=output, output_annotation=output)
 
 
-def _declared(function: Callable[..., Any], options: Mapping[str, Any]) -> tuple[str, Declaration]:
+def _declared(
+    function: Callable[..., Any], options: Mapping[str, Any], known: type = TaskOptions
+) -> tuple[str, Declaration]:
     name = getattr(function, "__qualname__", repr(function))
-    refuse_unknown(name, options, TaskOptions)
+    refuse_unknown(name, options, known)
     _refuse_unfit(function, name)
     given = options.get("id")
     if given is None and function.__name__ == "<lambda>":
@@ -185,11 +187,11 @@ def _hidden_finalize(parent_id: str, function: Any, parent: Declaration) -> Task
     return made
 
 
-def _refuse_unfed(task: Any, name: str) -> None:
-    """It must take one value: what comes before it."""
+def _refuse_unfed(task: Any, name: str, fed: str) -> None:
+    """It must take one value: what it is fed."""
     _refuse_unrepeatable(task, name)
     if task.schema.fed is None:
-        raise ConfigurationError(f"{name}, {task.id!r}, must take one argument: it is fed what came before it")
+        raise ConfigurationError(f"{name}, {task.id!r}, must take one argument: it is fed {fed}")
 
 
 def _refuse_unrepeatable(task: Any, name: str) -> None:

@@ -78,10 +78,10 @@ class TaskHandle(Generic[R_co]):
         return self.desk.load(self.execution_id).status is ExecutionStatus.CANCELLED
 
     def cancel(self) -> bool:
-        """Ends the execution, unless it has finished; True if this call ended it.
+        """Ends the execution with all that is below it, unless it has finished; True if this call ended it.
 
-        Once it has returned, no claim and no outcome of it will be accepted. A running attempt is told to stop; it
-        may take a moment to do so. ExecutionNotFoundError if there is no such execution.
+        Once it has returned, no claim and no outcome of any of them will be accepted. Running attempts are told to
+        stop, and may take a moment to do so. ExecutionNotFoundError if there is no such execution.
         """
         return self.desk.cancel(self.execution_id)
 

@@ -77,7 +77,7 @@ class Loop:
 class Sleeper:
     """No function: it waits to be woken."""
 
-    refused_options: ClassVar[frozenset[str]] = frozenset({"delay", "run_at", "retry"})
+    refused_options: ClassVar[frozenset[str]] = frozenset({"delay", "run_at", "retry", "queue", "priority"})
 
     @property
     def tasks(self) -> tuple[Task[..., Any], ...]:

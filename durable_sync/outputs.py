@@ -135,7 +135,12 @@ class Outputs:
         plain = _plan_kind(source) is not PlanKind.LOOP and not _is_put_together(source)
         if annotation is not Any and plain and source.run_output is not None:
             # By the type of whom it is for: that is what says whether it fits.
-            return self._loads(source.run_output, annotation)
+            try:
+                return self._loads(source.run_output, annotation)
+            except SerializationError as error:
+                raise SerializationError(
+                    f"the output of task {source.task_id!r}, which it is fed: {error.message}"
+                ) from error
         return self.of([source])[source.execution_id]
 
     def _parent_result(self, parent_id: str) -> ParentResult[Any]:

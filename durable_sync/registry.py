@@ -241,15 +241,14 @@ class TaskRegistry(TaskDecorators):
 
     def add(self, task: Task[..., Any]) -> None:
         """Registers a task, and those that run because of it; ConfigurationError if another has its id."""
-        known = self._tasks.setdefault(task.id, task)
-        # A copy with other options is the same task.
-        if known.function is not task.function:
-            raise ConfigurationError(f"a task with the id {task.id!r} is registered already")
-        for needed in task.kind.tasks:
-            self.add(needed)
-        if known is task:
+        family: dict[str, Task[..., Any]] = {}
+        for member in _with_needed(task):
+            # All are looked at before one is added, so that a refusal leaves nothing behind.
+            _refuse_namesake(member, family.setdefault(member.id, self._tasks.get(member.id, member)))
+        for member in reversed([member for member in family.values() if member.id not in self._tasks]):
+            _refuse_namesake(member, self._tasks.setdefault(member.id, member))
             for listener in list(self._listeners):
-                listener(task)
+                listener(member)
 
     def subscribe(self, listener: Callable[[Task[..., Any]], None]) -> None:
         """Calls `listener` with every task, those here already and those to come."""
@@ -266,3 +265,21 @@ class TaskRegistry(TaskDecorators):
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+def _with_needed(task: Task[..., Any]) -> Iterator[Task[..., Any]]:
+    """A task, and all that run because of it, each once."""
+    seen: set[int] = set()
+    todo = [task]
+    while todo:
+        member = todo.pop()
+        if id(member) not in seen:
+            seen.add(id(member))
+            yield member
+            todo += reversed(member.kind.tasks)
+
+
+def _refuse_namesake(task: Task[..., Any], known: Task[..., Any]) -> None:
+    # A copy with other options is the same task.
+    if known.function is not task.function:
+        raise ConfigurationError(f"a task with the id {task.id!r} is registered already")

@@ -89,7 +89,9 @@ def _has_had_its_turn(row: TreeRow, parent: TreeRow) -> bool:
     is_finalize = row.child_index is None
     waits = parent.status is ExecutionStatus.WAITING_FOR_CHILDREN
     never_ran = row.starts == 0 and row.status is ExecutionStatus.CANCELLED
-    return not (is_finalize and (waits or never_ran))
+    # Cancelled by itself before its turn, it is what the parent failed by.
+    is_to_blame = parent.status is ExecutionStatus.FINALIZE_FAILED
+    return not (is_finalize and (waits or never_ran)) or is_to_blame
 
 
 def _place(row: TreeRow) -> float:

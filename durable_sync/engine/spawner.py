@@ -42,6 +42,8 @@ class Spawner:
             case Loop() as loop:
                 return self._loop(attempt, loop, returned)
             case _:
+                if is_spawn(returned):
+                    raise TaskError(f"{attempt.task.id!r} returned Spawn: declare it with parent_task")
                 text = self._encode(attempt.task, returned)
                 return Outcome(complete(text), is_done=is_done(returned))
 
@@ -108,8 +110,8 @@ class Spawner:
     def _refuse_too_many(self, task: Task[..., Any], children: int) -> None:
         if children > self._max_children:
             raise TaskError(
-                f"task {task.id!r} has {children} children, more than max_children={self._max_children}: raise that, "
-                "or spawn parents of fewer"
+                f"task {task.id!r} has {children} children, more than max_children={self._max_children}: raise the "
+                "limit, or spread them over several parents"
             )
 
     def _encode(self, task: Task[..., Any], output: Any) -> str:

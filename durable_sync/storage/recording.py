@@ -42,8 +42,9 @@ def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, unce
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.
     """
-    recorded = Recorded(_recorded(sql, connection, outcomes) if uncertain else set())
-    fresh = [outcome for outcome in outcomes if outcome.identity not in recorded.won]
+    known = _recorded(sql, connection, outcomes) if uncertain else set[tuple[str, int]]()
+    recorded = Recorded(set(known))
+    fresh = [outcome for outcome in outcomes if outcome.identity not in known]
     lock_trees(sql, connection, (outcome.lineage.root_id for outcome in fresh if outcome.lineage is not None))
     with_keys = [outcome for outcome in fresh if any(birth.key is not None for birth in outcome.births)]
     written = [outcome for outcome in fresh if outcome not in with_keys] if with_keys else fresh
@@ -54,9 +55,11 @@ def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, unce
     for outcome in with_keys:
         written = [*written, _spawn_with_keys(sql, connection, outcome, recorded)]
     held = [outcome for outcome in written if outcome.identity in recorded.won]
-    recorded.effects.ready = recorded.effects.ready or any(_makes_ready(outcome) for outcome in held)
-    ended = [outcome for outcome in held if outcome.transition.target.is_finished]
-    recorded.effects.finished += [outcome.execution_id for outcome in ended]
+    # What an earlier try did has not been told to anybody.
+    told = [*held, *(outcome for outcome in outcomes if outcome.identity in known)]
+    recorded.effects.ready = any(_makes_ready(outcome) for outcome in told)
+    recorded.effects.finished += [outcome.execution_id for outcome in told if outcome.transition.target.is_finished]
+    ended = (outcome for outcome in held if outcome.transition.target.is_finished)
     ends = [found for outcome in ended if (found := end_of(outcome)) is not None]
     settle(sql, connection, ends, recorded.effects)
     return recorded
@@ -107,18 +110,23 @@ def _refuse_taken(outcome: Fenced, born: Sequence[Enqueued]) -> None:
 
 def _recorded(sql: Sql, connection: Connection, outcomes: Sequence[Fenced]) -> set[tuple[str, int]]:
     t = sql.executions
-    expected = {o.identity: o.transition.target for o in outcomes}
+    expected = {o.identity: _may_have_become(o) for o in outcomes}
     ids = sorted({o.execution_id for o in outcomes})
     query = select(t.c.id, t.c.claim_token, t.c.status).where(sql.dialect.is_in(t.c.id, ids))
     there = {
         (row.id, row.claim_token)
         for row in connection.execute(query)
-        if expected.get((row.id, row.claim_token)) == ExecutionStatus(row.status)
+        if ExecutionStatus(row.status) in expected.get((row.id, row.claim_token), ())
     }
     # A parent may have moved on since: that it has spawned is shown by its first child.
     firstborn = {o.births[0].execution_id: o.identity for o in outcomes if o.births}
     born = select(t.c.id).where(sql.dialect.is_in(t.c.id, sorted(firstborn)))
     return there | {firstborn[name] for name in connection.execute(born).scalars()} if firstborn else there
+
+
+def _may_have_become(outcome: Fenced) -> set[ExecutionStatus]:
+    has_keys = any(birth.key is not None for birth in outcome.births)
+    return {outcome.transition.target, ExecutionStatus.FAILED} if has_keys else {outcome.transition.target}
 
 
 def save_progress(sql: Sql, connection: Connection, made: Sequence[ProgressMade]) -> None:

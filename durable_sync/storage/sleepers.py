@@ -35,11 +35,13 @@ class Awakening:
     effects: Effects = field(factory=Effects)
 
 
-def wake(sql: Sql, connection: Connection, awakening: Awakening) -> bool:
-    """Ends the sleeper of that key; False if none sleeps."""
+def wake(sql: Sql, connection: Connection, awakening: Awakening, *, uncertain: bool) -> bool:
+    """Ends the sleeper of that key; False if none sleeps.
+
+    `uncertain`: an earlier try may have committed.
+    """
     t = sql.executions
-    if awakening.found is not None and _is_woken(sql, connection, awakening):
-        # By an earlier try, whose COMMIT was not answered.
+    if uncertain and awakening.found is not None and _is_woken(sql, connection, awakening):
         return True
     holder = select(t.c.id).where(t.c.task_id == awakening.task_id, t.c.active_key == awakening.key)
     awakening.found = connection.execute(holder).scalar()

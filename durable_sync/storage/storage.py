@@ -167,7 +167,9 @@ class Storage:
     def wake(self, awakening: Awakening, *, patience: float) -> bool:
         """Ends the sleeper of a task and key; False if none sleeps."""
         return self.database.transact(
-            "wake", lambda tx: sleepers.wake(self.sql, tx.connection, awakening), patience=patience
+            "wake",
+            lambda tx: sleepers.wake(self.sql, tx.connection, awakening, uncertain=tx.uncertain),
+            patience=patience,
         )
 
     def former_sleeper(self, task_id: str, key: str, *, patience: float) -> FormerSleeper | None:

@@ -48,8 +48,9 @@ class MySQL(Dialect):
     server_clock = True
     skip_locked = True
 
-    # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available.
-    _CONTENTION = frozenset({1213, 1205, 1020, 3572})
+    # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available; no such savepoint: a deadlock
+    # has rolled back all of the transaction, and its savepoints are what is missed first.
+    _CONTENTION = frozenset({1213, 1205, 1020, 3572, 1305})
     # Gone away, lost, can't connect, shutting down, too many connections, Galera without quorum, read-only
     # after failover, killed, aborted, disk full.
     _OUTAGE = frozenset(
