@@ -49,11 +49,12 @@ def _demo_command() -> click.Command:
     return click.Command(
         "demo",
         callback=_demo,
-        short_help="Read a folder, one durable task a file.",
+        short_help="Report on a folder, with a tree of durable tasks.",
         help=(
-            "Read every file of FOLDER, one durable task a file: count its lines and words, find its title, "
-            "hash it. Kill it in the middle (kill -9) and run the same command again: it carries on. "
-            "A file that has changed since is read again.\n\n"
+            "Report on FOLDER: a durable task a folder hashes and measures it, and two a file find its title and "
+            "summarise it. Kill it in the middle (kill -9) and run the same command again: it carries on, and ends "
+            "with the same report, in Markdown and JSON. A file that can't be parsed is named in it. When something "
+            "in FOLDER has changed since, it starts over.\n\n"
             "FOLDER is by default this library's own sources and docs. Hidden files, __pycache__ and "
             "_build are left out.\n\n"
             "Exit code: 0 when every file has been dealt with, also if some of them failed; 2 when the demo "
@@ -68,36 +69,53 @@ def _demo_command() -> click.Command:
                 "By default the file durable-sync-demo.db in the current directory.",
             ),
             click.Option(
+                ["--report"],
+                metavar="NAME",
+                type=click.Path(path_type=Path),
+                help="Write the report to NAME.md and NAME.json. "
+                "By default durable-sync-demo in the current directory.",
+            ),
+            click.Option(
                 ["--workers"],
                 type=click.IntRange(min=1),
                 default=4,
                 show_default=True,
-                help="How many files to read at once.",
+                help="How many tasks to run at once.",
             ),
             click.Option(
                 ["--slow"],
                 type=click.FloatRange(min=0),
                 metavar="SECONDS",
-                help="Pause before each file, so that there is something to watch, and to kill. "
+                help="Pause before each task, so that there is something to watch, and to kill. "
                 "By default so long that the whole takes about ten seconds.",
             ),
             click.Option(["--fresh"], is_flag=True, help="Start over: read every file again."),
+            click.Option(["--tree"], is_flag=True, help="Show every task that ran, in place of the table."),
             click.Option(["-v", "--verbose"], is_flag=True, help="Show the library's log on stderr."),
         ],
     )
 
 
 def _demo(
-    folder: Path | None, database: str | None, workers: int, slow: float | None, fresh: bool, verbose: bool
+    folder: Path | None,
+    database: str | None,
+    report: Path | None,
+    workers: int,
+    slow: float | None,
+    fresh: bool,
+    tree: bool,
+    verbose: bool,
 ) -> NoReturn:
-    from durable_sync.demo import DEFAULT_DATABASE, DemoError, Options, run
+    from durable_sync.demo import DEFAULT_DATABASE, DEFAULT_REPORT, DemoError, Options, run
 
     options = Options(
         folder=folder,
         database=database or DEFAULT_DATABASE,
+        report=report or DEFAULT_REPORT,
         workers=workers,
         slow=slow,
         fresh=fresh,
+        tree=tree,
         verbose=verbose,
     )
     try:

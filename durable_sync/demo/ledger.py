@@ -1,63 +1,47 @@
-"""Which execution reads which file: the demo's own table, beside the library's.
+"""Which execution reports on which folder: the demo's own table, beside the library's.
 
-A row is written in the transaction that enqueues its execution, so that after any crash a file has
-both or neither. That is what lets a second run know what the first one did.
+A row is written in the transaction that enqueues its execution, so that after any crash a folder has
+both or neither. A key would find a run that is still active; this finds one that has finished, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, bindparam, delete, insert, select
+from attrs import frozen
+from sqlalchemy import Column, Engine, MetaData, String, Table, delete, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from durable_sync.demo.finding import Folder, FoundFile
+from durable_sync import ExecutionStatus
+from durable_sync.demo.finding import Folder, Listing
 
 if TYPE_CHECKING:
-    from durable_sync import DurableExecutor, Task, TaskHandle
-    from durable_sync.demo.reading import FileReport
+    from durable_sync import DurableExecutor, TaskHandle
+    from durable_sync.demo.report import Totals
+    from durable_sync.demo.tasks import RunTask
 
-__all__ = ["Assignment", "Job", "Ledger"]
+__all__ = ["Assignment", "Ledger"]
 
 RACES = 10
-"""How often another process may write the same rows first before that is an error."""
+"""How often another process may write the same row first before that is an error."""
 
 metadata = MetaData()
-runs = Table(
-    "durable_demo_runs",
+reports = Table(
+    "durable_demo_reports",
     metadata,
-    Column("file", String(64), primary_key=True),
-    Column("folder", String(64), nullable=False, index=True),
-    Column("fingerprint", String(80), nullable=False),
+    Column("folder", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
     Column("execution_id", String(80), nullable=False),
 )
-
-
-@frozen
-class Job:
-    """A file and the execution that reads it."""
-
-    file: FoundFile
-    handle: TaskHandle[FileReport]
-
-    @property
-    def id(self) -> str:
-        """The execution's id."""
-        return self.handle.execution_id
 
 
 @frozen
 class Assignment:
     """What `Ledger.assign` found and did."""
 
-    old: list[Job] = field(factory=list[Job])
-    """Files that an earlier run enqueued."""
-    new: list[Job] = field(factory=list[Job])
-    """Files enqueued now."""
-    replaced: list[TaskHandle[FileReport]] = field(factory=list["TaskHandle[FileReport]"])
-    """Executions that no file refers to any more: it has changed, or everything starts over."""
+    handle: TaskHandle[Totals]
+    why_new: str | None = None
+    """Why this run was enqueued now; None if it was there."""
 
 
 @frozen
@@ -66,65 +50,53 @@ class Ledger:
 
     engine: Engine
     executor: DurableExecutor
-    task: Task[[str], FileReport]
+    task: RunTask
 
     def create(self) -> None:
-        """Make the table if it is not there."""
+        """Make the table if it is not there, and the library's: none is made inside a transaction that holds a lock."""
+        self.executor.migrate()
         try:
             metadata.create_all(self.engine)
         except (IntegrityError, OperationalError, ProgrammingError):
             metadata.create_all(self.engine)  # another process was making it; if not, this raises too
 
-    def assign(self, folder: Folder, files: Sequence[FoundFile], *, fresh: bool) -> Assignment:
-        """Give each file an execution: the one it has, or a new one if it has none, has changed, or `fresh`.
+    def assign(self, folder: Folder, listing: Listing, *, fresh: bool) -> Assignment:
+        """Give the folder a run: the one it has, or a new one if it has none, files have changed, or `fresh`.
 
-        All in one transaction. The new executions run on the folder's queue.
+        The one that is replaced is cancelled.
         """
         for _ in range(RACES):
             try:
-                return self._assign(folder, files, fresh=fresh)
+                return self._assign(folder, listing, fresh=fresh)
             except (IntegrityError, OperationalError):
-                continue  # another process is giving the same files executions: see which
-        return self._assign(folder, files, fresh=fresh)
+                continue  # another process is giving the same folder a run: see which
+        return self._assign(folder, listing, fresh=fresh)
 
-    def _assign(self, folder: Folder, files: Sequence[FoundFile], *, fresh: bool) -> Assignment:
+    def _assign(self, folder: Folder, listing: Listing, *, fresh: bool) -> Assignment:
         with self.engine.connect() as connection:
-            rows = connection.execute(select(runs).where(runs.c.folder == folder.id)).all()
-        known = {row.file: row for row in rows}
-        assignment = Assignment()
-        to_do: list[FoundFile] = []
-        for file in files:
-            row = known.get(file.key)
-            handle = self.executor.get_handle(self.task, row.execution_id) if row else None
-            if row and handle and row.fingerprint == file.fingerprint and not fresh:
-                assignment.old.append(Job(file, handle))
-                continue
-            to_do.append(file)
-            if handle:
-                assignment.replaced.append(handle)
-        if to_do:
-            with self.engine.begin() as connection:
-                self._forget(connection, assignment.replaced)
-                assignment.new.extend(self._enqueue(connection, folder, to_do))
-        return assignment
+            row = connection.execute(select(reports).where(reports.c.folder == folder.id)).one_or_none()
+        if row is None:
+            return Assignment(self._enqueue(folder, listing, None), "started")
+        known = self.executor.get_handle(self.task, row.execution_id)
+        why = "started over" if fresh else _why_useless(known, same=row.fingerprint == listing.fingerprint)
+        if why is None:
+            return Assignment(known)
+        known.cancel()  # first: after a crash in between, the next process replaces it all the same
+        return Assignment(self._enqueue(folder, listing, row.execution_id), why)
 
-    def _forget(self, connection: Connection, handles: Iterable[TaskHandle[FileReport]]) -> None:
-        ids = [{"old": handle.execution_id} for handle in handles]
-        if ids:
-            connection.execute(delete(runs).where(runs.c.execution_id == bindparam("old")), ids)
-
-    def _enqueue(self, connection: Connection, folder: Folder, files: Sequence[FoundFile]) -> list[Job]:
-        task = self.task.options(queue=folder.id)
-        handles = self.executor.using(connection).enqueue_many([task.bind(str(file.path)) for file in files])
-        jobs = [Job(file, handle) for file, handle in zip(files, handles, strict=True)]
-        connection.execute(insert(runs), [_row(folder, job) for job in jobs])
-        return jobs
+    def _enqueue(self, folder: Folder, listing: Listing, replaced: str | None) -> TaskHandle[Totals]:
+        with self.engine.begin() as connection:
+            connection.execute(delete(reports).where(reports.c.execution_id == replaced))
+            handle = self.executor.using(connection).enqueue(self.task, str(folder), list(listing.folders))
+            row = {"folder": folder.id, "fingerprint": listing.fingerprint, "execution_id": handle.execution_id}
+            connection.execute(insert(reports), row)
+        return handle
 
 
-def _row(folder: Folder, job: Job) -> dict[str, str]:
-    return {
-        "file": job.file.key,
-        "folder": folder.id,
-        "fingerprint": job.file.fingerprint,
-        "execution_id": job.id,
-    }
+def _why_useless(known: TaskHandle[Totals], *, same: bool) -> str | None:
+    if not same:
+        return "something has changed since the last run, started over"
+    execution = known.get_execution()
+    if execution.is_finished and execution.status is not ExecutionStatus.COMPLETED:
+        return f"the last run was {execution.status.value.replace('_', ' ')}, started over"
+    return None

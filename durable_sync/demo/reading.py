@@ -1,24 +1,21 @@
-"""What the demo's task does with one file: parse, count, find the title, hash."""
+"""Reads one file for the tasks that parse it: TaskError says in a line why it can't be parsed."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import io
+import tokenize
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from durable_sync import TaskError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["Document", "kind_of", "printable", "read"]
 
-__all__ = ["FileReport", "kind_of", "read"]
-
-LARGEST_TEXT = 16 * 1024 * 1024
-"""Bytes; a larger file is hashed, not parsed, so that a few workers never fill the memory."""
-TITLE_LENGTH = 200
+LARGEST = 16 * 1024 * 1024
+"""Bytes; a larger file is not parsed, so that a few workers never fill the memory."""
 
 KINDS = {
     ".py": "python",
@@ -30,50 +27,54 @@ KINDS = {
 
 
 @frozen
-class FileReport:
-    """What one file turned out to hold. Counts are None where they make no sense."""
+class Document:
+    """A file that could be read and decoded."""
 
     kind: str
-    """`python`, `markdown`, `rst`, `text`, `binary`, or `large`: hashed, not parsed."""
+    """`python`, `markdown`, `rst` or `text`."""
+    text: str
     sha256: str
-    title: str | None = None
-    lines: int | None = None
-    words: int | None = None
-    functions: int | None = None
-    classes: int | None = None
+    module: ast.Module | None
+    """Of Python."""
 
 
-def kind_of(path: Path) -> str:
+def kind_of(name: str) -> str:
     """The kind that a file's name promises."""
-    return KINDS.get(path.suffix.lower(), "text")
+    return KINDS.get(Path(name).suffix.lower(), "text")
 
 
-def read(path: Path) -> FileReport:
-    """Read one file. Raises OSError if it can't be read, TaskError if it is Python that does not parse."""
-    kind = kind_of(path)
-    if path.stat().st_size > LARGEST_TEXT:
-        with path.open("rb") as file:
-            return FileReport("large", hashlib.file_digest(file, "sha256").hexdigest())
-    data = path.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    if kind != "python" and b"\0" in data:
-        return FileReport("binary", sha256)
-    text = data.decode("utf-8-sig", errors="replace")
-    report = FileReport(kind, sha256, lines=_count_lines(text), words=len(text.split()))
-    if kind == "python":
-        return _with_python(report, data)
-    return evolve(report, title=_clean(_heading(text, kind)))
+def read(path: Path) -> Document:
+    """Raises TaskError if the file can't be read, is too large, is no text, or is Python that does not parse."""
+    kind = kind_of(path.name)
+    data = _bytes(path)
+    module = _parse(data) if kind == "python" else None
+    return Document(kind, _decode(data, kind), hashlib.sha256(data).hexdigest(), module)
 
 
-def _with_python(report: FileReport, data: bytes) -> FileReport:
-    tree = _parse(data)
-    nodes = list(ast.walk(tree))
-    return evolve(
-        report,
-        title=_clean(ast.get_docstring(tree)),
-        functions=sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes),
-        classes=sum(isinstance(node, ast.ClassDef) for node in nodes),
-    )
+def printable(text: str) -> str:
+    """One line, without what could steer a terminal."""
+    return "".join(char for char in " ".join(text.split()) if char.isprintable())
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise TaskError(f"not parsed: larger than {LARGEST // 1024**2} MiB", retryable=False)
+        return path.read_bytes()
+    except OSError as error:
+        raise TaskError(f"can't be read: {error.strerror}", retryable=False) from error
+
+
+def _decode(data: bytes, kind: str) -> str:
+    if b"\0" in data:
+        raise TaskError("binary: not parsed", retryable=False)
+    encoding = tokenize.detect_encoding(io.BytesIO(data).readline)[0] if kind == "python" else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{data[error.start]:02x} in line {line}"
+        raise TaskError(f"bad encoding: {what} is not UTF-8", retryable=False) from error
 
 
 def _parse(data: bytes) -> ast.Module:
@@ -81,46 +82,6 @@ def _parse(data: bytes) -> ast.Module:
         return ast.parse(data)
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
-        raise TaskError(f"syntax error{where}: {error.msg}", retryable=False) from error
+        raise TaskError(f"syntax error{where}: {printable(error.msg)}", retryable=False) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise TaskError(f"not parsable: {str(error) or type(error).__name__}", retryable=False) from error
-
-
-def _count_lines(text: str) -> int:
-    return text.count("\n") + (not text.endswith("\n") and text != "")
-
-
-def _heading(text: str, kind: str) -> str | None:
-    """The first heading: `# Title` in Markdown, or a line underlined with === or ---."""
-    if kind not in {"markdown", "rst"}:
-        return None
-    previous = ""
-    lines = text.splitlines()
-    for line in _prose(lines) if kind == "markdown" else lines:
-        if kind == "markdown" and line.startswith("#"):
-            mark, _, title = line.partition(" ")
-            if title.strip() and set(mark) == {"#"}:
-                return title.strip().rstrip("#")
-        underlined = len(line) >= 3 and len(set(line)) == 1 and line[0] in "=-~"
-        if underlined and previous and previous[0].isalnum():
-            return previous
-        previous = line.strip()
-    return None
-
-
-def _prose(lines: list[str]) -> Iterator[str]:
-    """What is neither front matter nor fenced code."""
-    if lines and lines[0] == "---" and "---" in lines[1:]:
-        lines = lines[lines.index("---", 1) + 1 :]
-    fenced = False
-    for line in lines:
-        if line.lstrip().startswith(("```", "~~~")):
-            fenced = not fenced
-        elif not fenced:
-            yield line
-
-
-def _clean(title: str | None) -> str | None:
-    """The first line, without what could steer a terminal."""
-    first = (title or "").strip().partition("\n")[0]
-    return "".join(char for char in first if char.isprintable())[:TITLE_LENGTH].strip() or None

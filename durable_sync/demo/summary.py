@@ -2,108 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from attrs import frozen
 
-from durable_sync import Execution, ExecutionStatus
-from durable_sync.demo.following import Standing
-from durable_sync.demo.ledger import Job
-from durable_sync.demo.reading import FileReport, kind_of
+from durable_sync.demo.ledger import Assignment
+from durable_sync.demo.report import FileEntry, Report
 from durable_sync.demo.screen import Line
+from durable_sync.demo.standing import Standing
 
-__all__ = ["Outcome", "opening", "summary"]
+__all__ = ["Result", "opening"]
 
 HASH_DIGITS = 8
+MOST_FAILED = 20
+"""Lines about failed files; the report has them all."""
 
 
 @frozen
-class Outcome:
-    """A file and the finished execution that read it."""
+class Result:
+    """A run that has completed, and how far it was when this process joined it."""
 
-    job: Job
-    execution: Execution
-
-    @property
-    def report(self) -> FileReport | None:
-        """What was read, None if that failed."""
-        completed = self.execution.status is ExecutionStatus.COMPLETED
-        return self.execution.output if completed else None
+    before: Standing
+    after: Standing
+    report: Report
 
     @property
-    def line(self) -> Line:
-        """Its row in the table."""
-        report = self.report
-        file = self.job.file
-        attempts = str(self.execution.attempt + 1)
-        if report is None:
-            kind = kind_of(file.path)
-            return Line(file.name, kind, self.why, "", "", "", attempts, failed=True)
-        return Line(
-            file.name,
-            report.kind,
-            report.title or "",
-            _number(report.lines),
-            _number(report.words),
-            report.sha256[:HASH_DIGITS],
-            attempts,
-            failed=False,
+    def lines(self) -> list[Line]:
+        """The rows of the table."""
+        files = zip(self.report.files, self.after.files, strict=True)
+        return [_line(entry, state.attempts) for entry, state in files]
+
+    @property
+    def failed(self) -> Iterator[str]:
+        """A line for each failed file, whole: the table may cut it."""
+        failed = self.report.failed
+        for file in failed[:MOST_FAILED]:
+            yield f"{file.name} failed: {file.error}"
+        if len(failed) > MOST_FAILED:
+            yield f"and {len(failed) - MOST_FAILED} more failed: see the report"
+
+    def __str__(self) -> str:
+        """How many were done, by whom, and what they hold."""
+        totals, done = self.report.totals, len(self.before.done)
+        attempts = {node.execution_id: node.attempt for node in self.after.tree.walk()}
+        resumed = sum(attempts[id] > attempt for id, attempt in self.before.running.items())
+        return (
+            f"{many(totals.files, 'file')}: {totals.files - done} done in this run, {done} recorded before, "
+            f"{many(resumed, 'task')} resumed after a crash, {totals.failed} failed\n"
+            f"{many(totals.folders, 'folder')}, {totals.bytes} bytes, {totals.lines} lines, {totals.words} words, "
+            f"{totals.functions} functions, {totals.classes} classes"
         )
 
-    @property
-    def why(self) -> str:
-        """How it failed, in a line."""
-        error = self.execution.error
-        message = error.message.partition("\n")[0] if error else ""
-        return f"{self.execution.status}: {message}" if message else str(self.execution.status)
 
-
-def opening(standing: Standing) -> str:
+def opening(assignment: Assignment, before: Standing) -> str:
     """How far the run was when this process joined it."""
-    finished, started, new = len(standing.finished), len(standing.started), len(standing.new)
-    waiting = standing.total - finished - started - new
-    if new == standing.total:
-        return f"started: {_files(new)} to read"
-    if finished == standing.total:
-        return f"nothing to do: all {finished} files were already done; --fresh starts over"
-    parts = [f"{finished} of {standing.total} files were already done"]
-    if started:
-        parts.append(f"{started} started but not finished")
-    if waiting:
-        parts.append(f"{waiting} waiting")
-    if new:
-        parts.append(f"{new} new or changed")
+    total, done, running = len(before.files), len(before.done), len(before.running)
+    if assignment.why_new is not None:
+        return f"{assignment.why_new}: {many(total, 'file')} to read"
+    if before.is_finished:
+        return f"nothing to do: all {total} files were already done; --fresh starts over"
+    parts = [f"{done} of {total} files were already done"]
+    if running:
+        parts.append(f"{many(running, 'task')} started but not finished")
     return "resumed: " + ", ".join(parts)
 
 
-def summary(standing: Standing, outcomes: Sequence[Outcome]) -> str:
-    """How many were done, by whom, and what they hold."""
-    finished = len(standing.finished)
-    attempts = {outcome.job.id: outcome.execution.attempt for outcome in outcomes}
-    resumed = sum(attempts[id] > attempt for id, attempt in standing.started.items())
-    failed = sum(outcome.report is None for outcome in outcomes)
-    parts = [
-        f"{_files(len(outcomes))}: {len(outcomes) - finished} done in this run",
-        f"{finished} recorded before",
-        f"{resumed} resumed after a crash",
-        f"{failed} failed",
-    ]
-    return ", ".join(parts) + "\n" + _totals([outcome.report for outcome in outcomes])
+def many(count: int, one: str) -> str:
+    """A number of things."""
+    return f"1 {one}" if count == 1 else f"{count} {one}s"
 
 
-def _totals(reports: Sequence[FileReport | None]) -> str:
-    read = [report for report in reports if report is not None]
-    return (
-        f"{sum(report.lines or 0 for report in read)} lines, "
-        f"{sum(report.words or 0 for report in read)} words, "
-        f"{sum(report.functions or 0 for report in read)} functions, "
-        f"{sum(report.classes or 0 for report in read)} classes"
+def _line(file: FileEntry, attempts: int) -> Line:
+    return Line(
+        file=file.name,
+        kind=file.kind,
+        title=f"failed: {file.error}" if file.error is not None else file.title or "",
+        lines=_number(file.lines),
+        words=_number(file.words),
+        sha256=(file.sha256 or "")[:HASH_DIGITS],
+        attempts=_number(attempts or None),
+        failed=file.error is not None,
     )
 
 
 def _number(count: int | None) -> str:
     return "" if count is None else str(count)
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
