@@ -328,6 +328,8 @@ class Desk:
         storages = self._storages()
         keep_for_ever([background, self._messenger, self._callbacks, *storages])
         keep_for_ever(raw for storage in storages for raw in storage.database.raw_connections())
+        for storage in storages:
+            storage.database.disown()
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self.background = None

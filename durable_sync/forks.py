@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
-__all__ = ["ForkGate", "keep_for_ever", "on_fork"]
+from attrs import frozen
+
+__all__ = ["ForkGate", "OpenSocket", "keep_for_ever", "on_fork"]
 
 
 class _Forkable(Protocol):
@@ -51,6 +53,33 @@ class ForkGate:
         with self._condition:
             self._closed = False
             self._condition.notify_all()
+
+
+@frozen
+class OpenSocket:
+    """A socket that some library has open, as it is known to the system."""
+
+    descriptor: int
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> OpenSocket:
+        """The one that has this number now."""
+        found = os.fstat(descriptor)
+        return cls(descriptor, found.st_dev, found.st_ino)
+
+    def let_go(self) -> None:
+        """In a forked child: has the number mean nothing, without a word to the peer.
+
+        The peer could not tell the parent's end while the child keeps the socket open.
+        """
+        with suppress(OSError):
+            # The number may have been closed and used again since.
+            if OpenSocket.of(self.descriptor) == self:
+                nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                os.dup2(nothing, self.descriptor, inheritable=False)
+                os.close(nothing)
 
 
 _forkable: weakref.WeakSet[_Forkable] = weakref.WeakSet()

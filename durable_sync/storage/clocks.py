@@ -11,9 +11,13 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from durable_sync.clock import SteadyClock, boot_id, wall_offset
+from durable_sync.storage.leases import mark_dead
 from durable_sync.storage.statements import Sql
 
 __all__ = ["adopt_offset", "agree_offset"]
+
+_STEP = 1_000_000
+"""Microseconds: a wall clock that differs from the kept count by more was stepped."""
 
 
 def adopt_offset(sql: Sql, connection: Connection, clock: SteadyClock) -> bool:
@@ -35,7 +39,11 @@ def agree_offset(sql: Sql, connection: Connection, clock: SteadyClock) -> None:
     kept = adopt_offset(sql, connection, clock)
     if kept and _anybody_alive(sql, connection):
         return
-    clock.offset = wall_offset()
+    offset = wall_offset()
+    if kept and abs(offset - clock.offset) > _STEP:
+        # While their leases can still be read: by another count, what has ended may seem to last for hours.
+        mark_dead(sql, connection)
+    clock.offset = offset
     if kept:
         connection.execute(update(t).where(t.c.boot_id == boot).values(clock_offset=clock.offset))
     else:

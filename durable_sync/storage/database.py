@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from durable_sync.errors import ConfigurationError, DurableError
-from durable_sync.forks import ForkGate
+from durable_sync.forks import ForkGate, OpenSocket
 from durable_sync.storage.dialects import (
     PORTABLE_OPTION,
     Dialect,
@@ -75,6 +75,7 @@ class Database:
         self._gate = ForkGate() if self.dialect.in_process else None
         self.watchdog = Watchdog(limit, self.dialect.cut)
         self._raw: dict[int, Any] = {}
+        self._sockets: dict[int, OpenSocket] = {}
         self._retired = False
         self.engine = self._make_engine()
         options: dict[str, Any] = {"durable_sync_read": True}
@@ -113,6 +114,11 @@ class Database:
 
     def _opened(self, raw: Any, _record: Any) -> None:
         self._raw[id(raw)] = raw
+        # Not every driver has one to tell of.
+        with suppress(Exception):
+            descriptor = self.dialect.descriptor(raw)
+            if descriptor is not None:
+                self._sockets[id(raw)] = OpenSocket.of(descriptor)
 
     def _closed(self, raw: Any, _record: Any = None) -> None:
         self.forget(raw)
@@ -120,6 +126,7 @@ class Database:
     def forget(self, raw: Any) -> None:
         """A driver's connection is closed."""
         self._raw.pop(id(raw), None)
+        self._sockets.pop(id(raw), None)
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
         """Runs `work` in a transaction and returns its result once COMMIT has returned.
@@ -215,6 +222,11 @@ class Database:
         self._retired = True
         self.engine.dispose()
         self.watchdog.rest()
+
+    def disown(self) -> None:
+        """In a forked child: lets go of the parent's sockets, which the server must see closed when the parent dies."""
+        for inherited in list(self._sockets.values()):
+            inherited.let_go()
 
     def raw_connections(self) -> list[Any]:
         """Every open driver connection: what a forked child must neither use nor close."""

@@ -113,9 +113,13 @@ class Storage:
             )
 
     def _adopt_clock(self) -> None:
-        clock = self.sql.clock
-        if isinstance(clock, SteadyClock):
-            self.database.read("migrate", lambda c: adopt_offset(self.sql, c, clock))
+        if isinstance(self.sql.clock, SteadyClock):
+            self.database.read("migrate", self._on_time)
+
+    def _on_time(self, connection: Connection) -> None:
+        """Sets the clock by what is agreed now: a caller's process lives on while that is agreed anew."""
+        if isinstance(self.sql.clock, SteadyClock):
+            adopt_offset(self.sql, connection, self.sql.clock)
 
     def _agree_clock(self, connection: Connection) -> None:
         if isinstance(self.sql.clock, SteadyClock):
@@ -129,15 +133,19 @@ class Storage:
 
     def enqueue(self, rows: Sequence[NewExecution], *, patience: float) -> list[Enqueued]:
         """Inserts all of the rows or none, but those whose key is taken."""
-        return self.database.transact(
-            "enqueue",
-            lambda tx: enqueueing.enqueue(self.sql, tx.connection, rows, uncertain=tx.uncertain),
-            patience=patience,
-        )
+
+        def insert(tx: Transaction) -> list[Enqueued]:
+            if _timed(rows):
+                self._on_time(tx.connection)
+            return enqueueing.enqueue(self.sql, tx.connection, rows, uncertain=tx.uncertain)
+
+        return self.database.transact("enqueue", insert, patience=patience)
 
     def enqueue_within(self, connection: Connection, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts the rows in a transaction of the caller's."""
         self.database.dialect.adopt(connection.connection.dbapi_connection)
+        if _timed(rows):
+            self._adopt_clock()
         # Looked up outside of it: to collide with a holder inside would lock its row until the caller commits.
         keyed = [row for row in rows if row.key is not None]
         held: dict[tuple[str, str], str] = {}
@@ -156,6 +164,7 @@ class Storage:
         """Ends an active execution, with all that is below it; it is not among the finished if it was not active."""
 
         def ended(tx: Transaction) -> Effects:
+            self._on_time(tx.connection)
             effects = trees.end(self.sql, tx.connection, [execution_id], cancel(error))
             if tx.uncertain and not effects.finished:
                 found = reading.get(self.sql, tx.connection, [execution_id])
@@ -166,11 +175,12 @@ class Storage:
 
     def wake(self, awakening: Awakening, *, patience: float) -> bool:
         """Ends the sleeper of a task and key; False if none sleeps."""
-        return self.database.transact(
-            "wake",
-            lambda tx: sleepers.wake(self.sql, tx.connection, awakening, uncertain=tx.uncertain),
-            patience=patience,
-        )
+
+        def woken(tx: Transaction) -> bool:
+            self._on_time(tx.connection)
+            return sleepers.wake(self.sql, tx.connection, awakening, uncertain=tx.uncertain)
+
+        return self.database.transact("wake", woken, patience=patience)
 
     def former_sleeper(self, task_id: str, key: str, *, patience: float) -> FormerSleeper | None:
         """Of those that slept under this key and have ended, the last."""
@@ -287,3 +297,8 @@ class Storage:
     def bury(self) -> int:
         """Deletes tombstones that nothing refers to; returns how many."""
         return self.database.transact("prune", lambda tx: leases.bury(self.sql, tx.connection))
+
+
+def _timed(rows: Sequence[NewExecution]) -> bool:
+    """True if something about these is due at a time that is counted from now."""
+    return any(row.delay > 0 or row.sleeps for row in rows)

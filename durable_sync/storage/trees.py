@@ -189,7 +189,7 @@ def _settle_level(
 
 
 def _waiting(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Any]:
-    """Of these, the rows that wait for a child or their finalize."""
+    """Of these, the rows that wait for a child or their finalize, and that nobody else changes until COMMIT."""
     t = sql.executions
     columns = [
         t.c.id,
@@ -201,11 +201,12 @@ def _waiting(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Any]:
         t.c.plan,
     ]
     waits = sql.dialect.is_in(t.c.status, sorted(_HAVE_CHILDREN))
-    return [
-        row
-        for some in _chunks(ids)
-        for row in connection.execute(select(*columns).where(sql.dialect.is_in(t.c.id, some), waits))
-    ]
+    rows: list[Any] = []
+    for some in _chunks(ids):
+        query = select(*columns).where(sql.dialect.is_in(t.c.id, some), waits).order_by(t.c.id)
+        # The tree's lock keeps others of this server away, and not those of another node.
+        rows += connection.execute(query.with_for_update() if sql.dialect.nodes_lock_alone else query)
+    return rows
 
 
 def _apply(sql: Sql, connection: Connection, changes: Sequence[tuple[str, Transition]]) -> None:

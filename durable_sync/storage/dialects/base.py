@@ -14,7 +14,11 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-__all__ = ["MAX_PACKET", "Dialect", "Fault", "shut_down"]
+__all__ = ["ABANDONED_SECONDS", "MAX_PACKET", "Dialect", "Fault", "shut_down"]
+
+ABANDONED_SECONDS = 5
+"""A transaction of ours that says nothing for so long is ended by a server that can: whoever had it may be gone without
+a word, and the server would keep its locks for hours."""
 
 MAX_PACKET = 4 * 1024 * 1024
 """Bytes of payload in one statement: a quarter of the smallest default `max_allowed_packet` (MariaDB's 16 MiB)."""
@@ -50,6 +54,9 @@ class Dialect:
     """A library inside this process, whose locks and open files a forked child would inherit in confusion."""
     notifies: bool = False
     """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
+    nodes_lock_alone: ClassVar[bool] = False
+    """The server may be one of several that take writes, and whose row locks are their own: what a transaction has read
+    holds until its COMMIT only where it has locked that very row."""
     autocommit_is_free: ClassVar[bool] = False
     """Reading outside of a transaction saves round trips; elsewhere, switching costs more than it saves."""
 
@@ -115,6 +122,10 @@ class Dialect:
         if kind == "IntegrityError":
             return Fault.CONFLICT
         return Fault.OUTAGE if kind in {"OperationalError", "InterfaceError"} else Fault.REFUSED
+
+    def descriptor(self, dbapi_connection: Any) -> int | None:
+        """The number of the connection's socket; None if it has none, or its driver doesn't tell."""
+        return None
 
     def cut(self, dbapi_connection: Any) -> None:
         """Frees a thread that waits on this connection, from another thread. The connection is lost."""

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from durable_sync.storage.dialects.base import Dialect, Fault, shut_down
+from durable_sync.storage.dialects.base import ABANDONED_SECONDS, Dialect, Fault, shut_down
 
 __all__ = ["MySQL", "for_transport"]
 
@@ -47,14 +47,16 @@ class MySQL(Dialect):
 
     server_clock = True
     skip_locked = True
+    nodes_lock_alone = True  # Galera
 
     # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available; no such savepoint: a deadlock
     # has rolled back all of the transaction, and its savepoints are what is missed first.
     _CONTENTION = frozenset({1213, 1205, 1020, 3572, 1305})
     # Gone away, lost, can't connect, shutting down, too many connections, Galera without quorum, read-only
-    # after failover, killed, aborted, disk full.
+    # after failover, killed, aborted; disk full, as the server, a table, or the writer of a file says it.
     _OUTAGE = frozenset(
-        {0, 2006, 2013, 2003, 2002, 2014, 2055, 1053, 1040, 1047, 1290, 1836, 1317, 1927, 1021, 1158, 1159}
+        {0, 2006, 2013, 2003, 2002, 2014, 2055, 1053, 1040, 1047, 1290, 1836, 1317, 1927, 1158, 1159}
+        | {1021, 1114, 1026, 3}
     )
 
     def now(self) -> ColumnElement[int]:
@@ -76,6 +78,10 @@ class MySQL(Dialect):
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         def on_connect(dbapi_connection: Any, _record: Any) -> None:
             self.adopt(dbapi_connection)
+            if "MariaDB" in dbapi_connection.get_server_info():  # MySQL has nothing of the kind
+                cursor = dbapi_connection.cursor()
+                cursor.execute(f"SET SESSION idle_transaction_timeout = {ABANDONED_SECONDS}")
+                cursor.close()
 
         event.listen(engine, "connect", on_connect)
 
@@ -99,6 +105,10 @@ class MySQL(Dialect):
         if code in self._OUTAGE or (code is None and type(error).__name__ in {"OperationalError", "InterfaceError"}):
             return Fault.OUTAGE
         return Fault.REFUSED
+
+    def descriptor(self, dbapi_connection: Any) -> int | None:
+        connected: socket.socket | None = getattr(dbapi_connection, "_sock", None)
+        return None if connected is None else connected.fileno()
 
     def cut(self, dbapi_connection: Any) -> None:
         connected: socket.socket | None = getattr(dbapi_connection, "_sock", None)

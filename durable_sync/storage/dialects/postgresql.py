@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Insert, Table, bindparam, func, literal_column, text
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Insert, Table, bindparam, event, func, literal_column, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from durable_sync.storage.dialects.base import Dialect, Fault, shut_down
+from durable_sync.storage.dialects.base import ABANDONED_SECONDS, Dialect, Fault, shut_down
 
 __all__ = ["PostgreSQL"]
 
@@ -25,11 +25,20 @@ class PostgreSQL(Dialect):
     autocommit_is_free = True
 
     _CONTENTION = frozenset({"40001", "40P01", "55P03"})
-    # Class 08: connection; 57: operator intervention; 53: out of resources; 25006: a replica after failover.
-    _OUTAGE_CLASSES = ("08", "57", "53")
+    # Class 08: connection; 57: operator intervention; 53: out of resources. A replica after failover; a transaction that
+    # the server took for abandoned.
+    _OUTAGE = ("08", "57", "53", "25006", "25P03")
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         self.notifies = engine.driver == "psycopg"
+
+        def on_connect(dbapi_connection: Any, _record: Any) -> None:
+            cursor = dbapi_connection.cursor()
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {ABANDONED_SECONDS * 1000}")
+            cursor.close()
+            dbapi_connection.commit()
+
+        event.listen(engine, "connect", on_connect)
 
     def now(self) -> ColumnElement[int]:
         return literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger)
@@ -58,7 +67,11 @@ class PostgreSQL(Dialect):
             return Fault.CONFLICT
         if state is None:
             return Fault.OUTAGE if type(error).__name__ in {"OperationalError", "InterfaceError"} else Fault.REFUSED
-        return Fault.OUTAGE if state.startswith(self._OUTAGE_CLASSES) or state == "25006" else Fault.REFUSED
+        return Fault.OUTAGE if state.startswith(self._OUTAGE) else Fault.REFUSED
+
+    def descriptor(self, dbapi_connection: Any) -> int | None:
+        number: int = dbapi_connection.fileno()
+        return number
 
     def cut(self, dbapi_connection: Any) -> None:
         shut_down(dbapi_connection.fileno())
