@@ -23,7 +23,7 @@ from durable_sync.intake import Intake
 from durable_sync.outputs import Outputs
 from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import Serializer
-from durable_sync.storage.enqueueing import Enqueued
+from durable_sync.storage.keys import Enqueued
 from durable_sync.storage.records import NewExecution, OutputRow, StoredExecution
 from durable_sync.storage.sleepers import Awakening, FormerSleeper
 from durable_sync.storage.storage import Storage

@@ -132,6 +132,9 @@ class Outputs:
         (source,) = self._storage.outputs([source_id], patience=PATIENCE)
         if source.output_from is not None and _plan_kind(source) is not PlanKind.LOOP:
             (source,) = self._storage.outputs([source.output_from], patience=PATIENCE)
+        if source.status is not ExecutionStatus.COMPLETED:
+            # Somebody looks at it before its turn.
+            return None
         plain = _plan_kind(source) is not PlanKind.LOOP and not _is_put_together(source)
         if annotation is not Any and plain and source.run_output is not None:
             # By the type of whom it is for: that is what says whether it fits.

@@ -39,6 +39,9 @@ _log = logging.getLogger(__name__)
 _CONTENTION_SECONDS = 2.0
 """Contention is retried this long even for an impatient caller: it passes by itself."""
 
+_CONNECTING_SECONDS = 1.0
+"""A fork waits this long for connections that are being opened: a server that is away must not hold it up."""
+
 
 class _WriterBusyError(TimeoutError):
     """Another thread of this process, which has the turn to write, waits itself."""
@@ -73,6 +76,7 @@ class Database:
             raise ConfigurationError(problem)
         self._writer = threading.Lock()
         self._gate = ForkGate() if self.dialect.in_process else None
+        self._connecting = ForkGate()
         self.watchdog = Watchdog(limit, self.dialect.cut)
         self._raw: dict[int, Any] = {}
         self._sockets: dict[int, OpenSocket] = {}
@@ -94,7 +98,7 @@ class Database:
         options = self.dialect.engine_options()
         if isinstance(self.source, Engine):
             pool = self.source.pool.recreate()
-            options["creator"] = lambda: _detached(pool)
+            options["creator"] = lambda: self._opened(lambda: _detached(pool))
         else:
             options["connect_args"] = self.dialect.connect_args(self.url, self.watchdog.limit)
         engine = create_engine(
@@ -106,19 +110,26 @@ class Database:
             **options,
         )
         self.dialect.prepare(engine, busy_seconds=self._busy_seconds)
-        event.listen(engine, "connect", self._opened)
+        event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "close", self._closed)
         event.listen(engine, "close_detached", self._closed)
         event.listen(engine, "before_cursor_execute", _name_the_verb, retval=True)
         return engine
 
-    def _opened(self, raw: Any, _record: Any) -> None:
-        self._raw[id(raw)] = raw
-        # Not every driver has one to tell of.
-        with suppress(Exception):
-            descriptor = self.dialect.descriptor(raw)
-            if descriptor is not None:
-                self._sockets[id(raw)] = OpenSocket.of(descriptor)
+    def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return self._opened(lambda: dialect.connect(*arguments, **options))
+
+    def _opened(self, connect: Callable[[], Any]) -> Any:
+        """A new driver's connection, which no fork can miss."""
+        with self._connecting:
+            raw = connect()
+            self._raw[id(raw)] = raw
+            # Not every driver has one to tell of.
+            with suppress(Exception):
+                descriptor = self.dialect.descriptor(raw)
+                if descriptor is not None:
+                    self._sockets[id(raw)] = OpenSocket.of(descriptor)
+            return raw
 
     def _closed(self, raw: Any, _record: Any = None) -> None:
         self.forget(raw)
@@ -204,16 +215,19 @@ class Database:
         )
 
     def rest(self) -> None:
-        """Before a fork: waits for what is under way, and closes what a child must not inherit, until `resume`.
+        """Before a fork: waits for what must not be cut in two, and closes what a child must not inherit, until `resume`.
 
         SQLite forgets its locks on a file only once all connections to it are closed; with that memory a child would
         believe to hold locks that are its parent's.
         """
         if self._gate is not None and self._gate.close(self._busy_seconds + 1.0):
             self.engine.dispose()
+        # Last: what is waited for may have to connect.
+        self._connecting.close(_CONNECTING_SECONDS)
 
     def resume(self) -> None:
         """Ends `rest`."""
+        self._connecting.open()
         if self._gate is not None:
             self._gate.open()
 

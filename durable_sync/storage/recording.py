@@ -10,7 +10,8 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ErrorInfo, ExecutionStatus
 from durable_sync.plans import End
-from durable_sync.storage.enqueueing import Enqueued, enqueue
+from durable_sync.storage.enqueueing import enqueue
+from durable_sync.storage.keys import Enqueued
 from durable_sync.storage.records import Lineage
 from durable_sync.storage.statements import Fenced, Sql, apply_fenced
 from durable_sync.storage.trees import Effects, end_by, lock_trees, settle

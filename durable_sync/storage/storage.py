@@ -16,6 +16,7 @@ from durable_sync.errors import ConfigurationError
 from durable_sync.storage import (
     claiming,
     enqueueing,
+    keys,
     leases,
     migrations,
     reading,
@@ -28,7 +29,7 @@ from durable_sync.storage.claiming import Glimpse
 from durable_sync.storage.clocks import adopt_offset, agree_offset
 from durable_sync.storage.database import Database, Transaction
 from durable_sync.storage.dialects import MAX_PACKET, Fault
-from durable_sync.storage.enqueueing import Enqueued
+from durable_sync.storage.keys import Enqueued
 from durable_sync.storage.leases import Incarnation, Reaped, Survey
 from durable_sync.storage.recording import ProgressMade, Recorded
 from durable_sync.storage.records import ClaimedExecution, NewExecution, OutputRow, StoredExecution, TreeRow
@@ -150,7 +151,7 @@ class Storage:
         keyed = [row for row in rows if row.key is not None]
         held: dict[tuple[str, str], str] = {}
         if keyed:
-            held = self.database.read("enqueue", lambda c: enqueueing.key_holders(self.sql, c, keyed))
+            held = self.database.read("enqueue", lambda c: keys.key_holders(self.sql, c, keyed))
         fresh = [row for row in rows if row.key is None or (row.task_id, row.key) not in held]
         stored = iter(enqueueing.enqueue(self.sql, connection, fresh, uncertain=False) if fresh else [])
         return [
