@@ -8,10 +8,11 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   lint    ruff and import-linter
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
+  faults  the fault laboratory at its full size, some hours; writes the table of docs/reliability.md
   bench   what a child costs among few siblings and among many; the arguments are the benchmark's
   docs    builds the documentation into docs/_build/html
 
-Each command makes or updates the virtual environment .venv first. `test`, `stress` and `bench` also look for
+Each command makes or updates the virtual environment .venv first. `test` and the three after `types` also look for
 PostgreSQL and MariaDB, and install MariaDB with apt-get where they may: as root, or with a sudo that
 asks for no password. Where a server is missing its tests are skipped, or fail if CI=true.
 """
@@ -50,6 +51,10 @@ TYPES = [
 ]
 TESTS = [("pytest", ["pytest", "-n", "2", "--dist", "worksteal"])]
 STRESS = [("stress", ["pytest", "tests/stress", "--timeout", "1800"])]
+FAULTS = [
+    ("faults", ["pytest", "tests/faults", "--timeout", "7200"]),
+    ("report", ["python", "-m", "tests.faults.report"]),
+]
 BENCH = [("bench", ["python", "-m", "benchmarks.children"])]
 DOCS = [("sphinx", ["sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"])]
 
@@ -96,6 +101,16 @@ def stress(arguments: "list[str]") -> str:
     return without(missing)
 
 
+def faults(arguments: "list[str]") -> str:
+    prepare("dev")
+    with step("servers"):
+        missing = provide_servers()
+    os.environ["FAULTS"] = "full"
+    run_steps(FAULTS[:1], arguments)
+    run_steps(FAULTS[1:])
+    return without(missing)
+
+
 def bench(arguments: "list[str]") -> str:
     prepare("dev")
     with step("servers"):
@@ -110,7 +125,7 @@ def docs() -> str:
     return ""
 
 
-WITH_ARGUMENTS = {"demo": demo, "test": test, "stress": stress, "bench": bench}
+WITH_ARGUMENTS = {"demo": demo, "test": test, "stress": stress, "faults": faults, "bench": bench}
 COMMANDS = {"lint": lint, "types": types, "docs": docs}
 
 

@@ -43,6 +43,15 @@ def stress(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def faults(session: nox.Session) -> None:
+    """Run the fault laboratory at its full size, and write the table of its figures."""
+    session.install("-e", ".[dev]")
+    session.env["FAULTS"] = "full"
+    run(session, dev.FAULTS[:1])
+    session.run(*dev.FAULTS[1][1])
+
+
+@nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
     """Check style, format and layers."""
     session.install("-e", ".[dev]")
