@@ -19,6 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from durable_sync.errors import ConfigurationError, DurableError
 from durable_sync.forks import ForkGate, OpenSocket
+from durable_sync.storage.borrowing import Opener
 from durable_sync.storage.dialects import (
     PORTABLE_OPTION,
     Dialect,
@@ -96,11 +97,12 @@ class Database:
 
     def _make_engine(self) -> Engine:
         options = self.dialect.engine_options()
+        bounds = self.dialect.connect_args(self.url, self.watchdog.limit)
         if isinstance(self.source, Engine):
-            pool = self.source.pool.recreate()
-            options["creator"] = lambda: self._opened(lambda: _detached(pool))
+            opener = Opener(self.source, bounds, self.watchdog.meet)
+            options["creator"] = lambda: self._opened(opener.open)
         else:
-            options["connect_args"] = self.dialect.connect_args(self.url, self.watchdog.limit)
+            options["connect_args"] = bounds
         engine = create_engine(
             self.url,
             poolclass=QueuePool,
@@ -123,6 +125,7 @@ class Database:
         """A new driver's connection, which no fork can miss."""
         with self._connecting:
             raw = connect()
+            self.watchdog.meet(raw)
             self._raw[id(raw)] = raw
             # Not every driver has one to tell of.
             with suppress(Exception):
@@ -163,7 +166,7 @@ class Database:
 
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
         with (
-            self._connected(self.engine) as connection,
+            self._connected(self.engine, verb) as connection,
             self.watchdog.watching(verb, connection.connection.dbapi_connection),
             connection.execution_options(durable_sync_verb=verb).begin(),
         ):
@@ -171,14 +174,16 @@ class Database:
 
     def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
         with (
-            self._connected(self._reading) as connection,
+            self._connected(self._reading, verb) as connection,
             self.watchdog.watching(verb, connection.connection.dbapi_connection),
         ):
             return work(connection.execution_options(durable_sync_verb=verb))
 
     @contextmanager
-    def _connected(self, engine: Engine) -> Generator[Connection]:
-        with engine.connect() as connection:
+    def _connected(self, engine: Engine, verb: str) -> Generator[Connection]:
+        with self.watchdog.watching_new(verb):
+            opened = engine.connect()
+        with opened as connection:
             try:
                 yield connection
             finally:
@@ -215,7 +220,7 @@ class Database:
         )
 
     def rest(self) -> None:
-        """Before a fork: waits for what must not be cut in two, and closes what a child must not inherit, until `resume`.
+        """Before a fork: waits for what must not be cut in two, closes what must not be inherited, until `resume`.
 
         SQLite forgets its locks on a file only once all connections to it are closed; with that memory a child would
         believe to hold locks that are its parent's.
@@ -252,12 +257,6 @@ def _name_the_verb(
 ) -> tuple[str, Any]:
     verb = connection.get_execution_options().get("durable_sync_verb")
     return (statement if verb is None else f"/* durable_sync {verb} */ {statement}"), parameters
-
-
-def _detached(pool: Any) -> Any:
-    fairy = pool.connect()
-    fairy.detach()
-    return fairy.dbapi_connection
 
 
 def _checked(source: str | URL | Engine) -> tuple[URL, bool]:

@@ -26,13 +26,15 @@ class Ears:
 
     def __init__(self, storage: Storage) -> None:
         self._database = storage.database
-        fairy = self._database.engine.raw_connection()
+        with self._database.watchdog.watching_new("listen"):
+            fairy = self._database.engine.raw_connection()
         raw = fairy.dbapi_connection
         fairy.detach()
         assert raw is not None
         self._raw: Any = raw
         self._raw.autocommit = True
-        self._raw.execute(f'LISTEN "{_channel(storage)}"')
+        with self._database.watchdog.watching("listen", self._raw):
+            self._raw.execute(f'LISTEN "{_channel(storage)}"')
 
     def hear(self, seconds: float) -> Iterator[str]:
         """The messages that arrive within this time."""

@@ -83,7 +83,9 @@ class Storage:
             try:
                 # Looking first takes no lock, which a session of the caller's own may hold.
                 if not self.database.read("migrate", lambda c: migrations.is_latest(self.sql, c), patience=patience):
-                    self.database.transact("migrate", lambda tx: migrations.migrate(self.sql, tx.connection))
+                    self.database.transact(
+                        "migrate", lambda tx: migrations.migrate(self.sql, tx.connection), patience=patience
+                    )
                 break
             except DBAPIError as error:
                 # Where nothing keeps two processes from making the same table, one of them meets an error.

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 __all__ = ["Watchdog"]
@@ -29,6 +29,7 @@ class Watchdog:
         self._watched: dict[int, tuple[float, str, Any]] = {}
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
+        self._making = threading.local()
 
     @contextmanager
     def watching(self, verb: str, raw: Any) -> Generator[None]:
@@ -41,6 +42,22 @@ class Watchdog:
             yield
         finally:
             self._watched.pop(id(raw), None)
+
+    @contextmanager
+    def watching_new(self, verb: str) -> Generator[None]:
+        """Watches the connections that this thread makes in the block, from when it has met them until its end."""
+        with ExitStack() as met:
+            self._making.met, self._making.verb = met, verb
+            try:
+                yield
+            finally:
+                self._making.met = None
+
+    def meet(self, raw: Any) -> None:
+        """A connection has been made, and is about to be set up."""
+        met: ExitStack | None = getattr(self._making, "met", None)
+        if met is not None:
+            met.enter_context(self.watching(self._making.verb, raw))
 
     def cut_all(self) -> None:
         """Cuts everything under way, now."""

@@ -1,6 +1,6 @@
 """The interleavings that design.md lists, each held open on purpose. The numbers are those of the list there.
 
-Without number 4, which needs parents.
+Number 4, which needs parents, is in test_tree_races.py.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from durable_sync import (
     TaskContext,
 )
 from durable_sync.engine.heartbeat import Heartbeat
-from durable_sync.storage import claiming, enqueueing, leases, recording
-from durable_sync.storage import storage as storage_module
+from durable_sync.storage import claiming, enqueueing, leases, recording, trees
 from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
 from durable_sync.transitions import Transition, complete, fail, release, retry
@@ -249,7 +248,7 @@ def test_2_a_reaper_under_way_refuses_the_renewal(database_url: str, monkeypatch
     assert [found[1] for found in reaped.result().recovered] == [execution_id]
     # And it stays dead: neither a later renewal nor a late outcome changes that.
     assert ours.renew(incarnation("a")) is False
-    assert ours.record([Fenced(execution_id, claimed.claim_token, complete('"late"'))], uncertain=False) == set()
+    assert ours.record([Fenced(execution_id, claimed.claim_token, complete('"late"'))], uncertain=False).won == set()
 
 
 # 3. Claim against reap
@@ -274,7 +273,7 @@ def test_3_a_claim_that_commits_after_its_owner_died_is_recovered(
     assert row(database_url, execution_id, "status, executor_id") == ("running", "a")
     assert theirs.look_for_dead().work
     assert [found[1] for found in theirs.reap(gave_up=GAVE_UP).recovered] == [execution_id]
-    assert ours.record([Fenced(execution_id, claimed.claim_token, complete('"late"'))], uncertain=False) == set()
+    assert ours.record([Fenced(execution_id, claimed.claim_token, complete('"late"'))], uncertain=False).won == set()
     assert row(database_url, execution_id, "status, recoveries") == ("ready", 1)
 
 
@@ -320,11 +319,11 @@ def test_3_what_a_former_owner_says_changes_nothing_for_the_present_one(database
     storage.register(incarnation("a"))
     (present,) = claim(storage, [execution_id], "a")
     assert present.claim_token > former.claim_token
-    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=False) == set()
-    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=True) == set()
+    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=False).won == set()
+    assert storage.record([Fenced(execution_id, former.claim_token, late)], uncertain=True).won == set()
     assert row(database_url, execution_id, "status, executor_id, failures") == ("running", "a", 0)
     outcome = Fenced(execution_id, present.claim_token, complete('"present"'))
-    assert storage.record([outcome], uncertain=False) == {outcome.identity}
+    assert storage.record([outcome], uncertain=False).won == {outcome.identity}
 
 
 # 5. Recording against cancelling
@@ -357,8 +356,8 @@ def test_5_a_cancel_that_comes_while_outcomes_are_recorded(database_url: str, mo
     cancelled = in_thread(theirs.cancel, outcomes[1].execution_id, GAVE_UP, patience=0)
     wait_for(blocked)
     gate.open()
-    assert recorded.result(PATIENCE) == {outcome.identity for outcome in outcomes}
-    assert cancelled.result(PATIENCE) is False
+    assert recorded.result(PATIENCE).won == {outcome.identity for outcome in outcomes}
+    assert cancelled.result(PATIENCE).finished == []
     assert rows(database_url, "status") == [("completed",)] * 3
 
 
@@ -366,15 +365,15 @@ def test_5_outcomes_that_come_while_one_is_cancelled(database_url: str, monkeypa
     """Once cancelled, no outcome is accepted; the others of its batch are."""
     ours, theirs = open_storage(database_url), open_storage(database_url)
     outcomes = three_claimed(ours)
-    gate = held_after(monkeypatch, storage_module, "apply_to")
+    gate = held_after(monkeypatch, trees, "apply_to")
     cancelled = in_thread(theirs.cancel, outcomes[1].execution_id, GAVE_UP, patience=0)
     gate.wait_for_arrivals()
     blocked = writes(ours)
     recorded = in_thread(ours.record, outcomes, uncertain=False)
     wait_for(blocked)
     gate.open()
-    assert cancelled.result(PATIENCE) is True
-    assert recorded.result(PATIENCE) == {outcomes[0].identity, outcomes[2].identity}
+    assert cancelled.result(PATIENCE).finished == [outcomes[1].execution_id]
+    assert recorded.result(PATIENCE).won == {outcomes[0].identity, outcomes[2].identity}
     assert rows(database_url, "status") == [("completed",), ("cancelled",), ("completed",)]
 
 
@@ -389,7 +388,7 @@ def test_5_batches_in_any_order_do_not_lock_each_other_out(database_url: str) ->
 
         def record(storage: Storage, batch: list[Fenced], start: threading.Barrier = start) -> set[tuple[str, int]]:
             start.wait(PATIENCE)
-            return storage.record(batch, uncertain=False)
+            return storage.record(batch, uncertain=False).won
 
         first = in_thread(record, ours, outcomes)
         second = in_thread(record, theirs, outcomes[::-1])
@@ -410,7 +409,7 @@ def test_5_a_stale_outcome_takes_none_of_its_batch_with_it(database_url: str, st
         Fenced(execution_id, stale.claim_token, complete('"stale"')),
         Fenced(execution_id, present.claim_token, complete('"present"')),
     ]
-    won = storage.record(batch if stale_first else batch[::-1], uncertain=False)
+    won = storage.record(batch if stale_first else batch[::-1], uncertain=False).won
     assert won == {batch[1].identity}
     assert row(database_url, execution_id, "status, run_output") == ("completed", '"present"')
 

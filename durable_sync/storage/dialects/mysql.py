@@ -65,7 +65,12 @@ class MySQL(Dialect):
     def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
         # The driver's own limits also hold while it shakes hands and while it rolls back, which nobody else watches.
         seconds = max(math.ceil(limit), 1)
-        wanted = {"connect_timeout": 10, "read_timeout": seconds, "write_timeout": seconds, "charset": "utf8mb4"}
+        wanted = {
+            "connect_timeout": min(seconds, 10),
+            "read_timeout": seconds,
+            "write_timeout": seconds,
+            "charset": "utf8mb4",
+        }
         return {name: value for name, value in wanted.items() if name not in url.query}
 
     def largest_packet(self, connection: Connection) -> int | None:

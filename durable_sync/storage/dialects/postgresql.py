@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ class PostgreSQL(Dialect):
     autocommit_is_free = True
 
     _CONTENTION = frozenset({"40001", "40P01", "55P03"})
-    # Class 08: connection; 57: operator intervention; 53: out of resources. A replica after failover; a transaction that
-    # the server took for abandoned.
+    # Class 08: connection; 57: operator intervention; 53: out of resources. 25006: a replica after failover; 25P03: a
+    # transaction that the server took for abandoned.
     _OUTAGE = ("08", "57", "53", "25006", "25P03")
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
@@ -44,10 +45,9 @@ class PostgreSQL(Dialect):
         return literal_column("(extract(epoch from clock_timestamp()) * 1000000)::bigint", BigInteger)
 
     def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
-        given = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
-        if "application_name" not in url.query:
-            given["application_name"] = "durable_sync"  # type: ignore[assignment]
-        return given
+        # libpq takes no less than two seconds.
+        wanted = {"connect_timeout": max(min(math.ceil(limit), 10), 2), "application_name": "durable_sync"}
+        return {name: value for name, value in wanted.items() if name not in url.query}
 
     def lock_migrations(self, connection: Connection, name: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
