@@ -224,12 +224,13 @@ def test_a_killed_run_carries_on(start: Start, folder: Path, sqlite_url: str) ->
     second = start(*command)
     assert second.finish() == 0, second.errors
 
-    resumed = re.search(rf"resumed: (\d+) of {FILES} files were already done, (\d+) tasks? started", second.output)
+    resumed = re.search(rf"resumed: (\d+) of {FILES} files were already done(?:, (\d+) tasks? started)?", second.output)
     assert resumed, second.output
-    old, running = int(resumed[1]), int(resumed[2])
+    # It may have been killed between two tasks.
+    old, running = int(resumed[1]), int(resumed[2] or 0)
     assert first.done <= old <= len(before) // 2
     assert f"{FILES} files: {FILES - old} done in this run, {old} recorded before, " in second.output
-    assert f", {running} task{'s' * (running > 1)} resumed after a crash, 1 failed" in second.output
+    assert f", {running} task{'s' * (running != 1)} resumed after a crash, 1 failed" in second.output
     after = finished(sqlite_url)
     assert before.items() <= after.items(), "something recorded was done again"
     assert len(after) == len(recorded(sqlite_url)) == EXECUTIONS
@@ -282,7 +283,7 @@ def test_a_lease_that_is_waited_for(start: Start, tmp_path: Path, sqlite_url: st
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_politely(start: Start, folder: Path, sqlite_url: str, sent: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end it soon, leave nothing unfinished behind, and say how to carry on."""
-    first = start(folder, "--database", sqlite_url, "--slow", "0.2")
+    first = start(folder, "--database", sqlite_url, "--slow", "0.5", "--workers", "2")
     wait_until(lambda: first.done, timeout=DEADLINE)
     first.process.send_signal(sent)
 

@@ -25,7 +25,11 @@ class Opener:
     def __init__(self, engine: Engine, bounds: dict[str, Any], opened: Callable[[Any], None]) -> None:
         self._pool = engine.pool.recreate()
         self._bounds = bounds
-        event.listen(self._pool, "connect", lambda raw, _record: opened(raw), insert=True)
+
+        def on_connect(raw: Any, _record: Any) -> None:
+            opened(raw)
+
+        event.listen(self._pool, "connect", on_connect, insert=True)
         if not event.contains(engine.dialect, "do_connect", _add_bounds):
             event.listen(engine.dialect, "do_connect", _add_bounds)
 

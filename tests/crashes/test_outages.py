@@ -58,15 +58,15 @@ class Load:
 
     def held(self) -> dict[str, str]:
         """Results that are in memory and not recorded: execution id to outcome."""
-        outcomes = [
-            outcome
+        entries = [
+            entry
             for background in self.backgrounds
-            for outcome in [*background.recorder._batch, *background.recorder._waiting]
+            for entry in [*background.recorder._batch, *background.recorder._waiting]
         ]
         return {
-            outcome.attempt.claimed.execution_id: outcome.transition.values["run_output"].strip('"')
-            for outcome in outcomes
-            if outcome.transition.name == "complete"
+            entry.attempt.claimed.execution_id: entry.outcome.transition.values["run_output"].strip('"')
+            for entry in entries
+            if entry.outcome.transition.name == "complete"
         }
 
     def wait_until_half_done(self) -> None:

@@ -13,6 +13,7 @@ from attrs import evolve
 from durable_sync import DurableExecutor
 from tests.faults.checker import Account
 from tests.faults.workload import one_of_each, registry
+from tests.waiting import wait_until
 
 __all__ = ["Caller", "accounted"]
 
@@ -47,6 +48,11 @@ class Caller:
         # A call waits an outage out for ten seconds, and for an answer for thirty.
         self._thread.join(60)
         assert not self._thread.is_alive(), "enqueue neither returned nor raised"
+
+    def go_on(self, acknowledged: int) -> None:
+        """Waits until so many more have been acknowledged."""
+        wanted = len(self.acknowledged) + acknowledged
+        wait_until(lambda: len(self.acknowledged) >= wanted, 60, lambda: f"{acknowledged} acknowledged: {self.errors}")
 
     def _enqueue(self) -> None:
         while not self._ending.wait(self._pause):

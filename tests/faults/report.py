@@ -23,6 +23,10 @@ ROWS = {
     ),
     "suspensions": ("SIGSTOP beyond the lease, SIGCONT", "every stale outcome refused"),
     "commits": ("dies before or after, or loses the answer of, each COMMIT", "0 violations at every point"),
+    "servers_killed": (
+        "the server killed and restarted every 15 s under load",
+        "0 lost; works again within 5 s of the server; no process restarted",
+    ),
     "cancels": ("cancels that race claims, finishes and kills", "no claim after a cancel; told to stop within 3 s"),
 }
 """The faults in the order of the table, by the names under which tests keep figures: what was done, and the bar."""

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from tests.conftest import require
-from tests.crashes.processes import history_in
-from tests.faults import history
 from tests.faults.callers import Caller, accounted
 from tests.faults.checker import check
 from tests.faults.figures import IS_FULL, database_of, note, size
 from tests.faults.laboratory import Laboratory
+from tests.faults.working import working_since
 from tests.faults.workload import mixture
 from tests.servers import MariaDBServer, PostgresServer, Server
 from tests.waiting import wait_until
@@ -42,8 +40,8 @@ def test_servers_killed(server: Server, tmp_path: Path) -> None:
     with Laboratory(url, tmp_path, lease=LEASE) as laboratory, Caller(url) as caller:
         workers = [laboratory.start() for _ in range(3)]
         wait_until(lambda: len(working_since(laboratory, 0)) == len(workers), 20, "every process works")
-        for number in range(size(full=20, short=2)):
-            laboratory.enqueue(mixture(size(full=1600, short=400), 0.05))
+        for number in range(size(full=8, short=2)):
+            laboratory.enqueue(mixture(size(full=480, short=160), 0.05))
             time.sleep(size(full=15.0, short=0.5))  # the rhythm of the fault
             end(server, politely=number % 2 == 1)
             time.sleep(OUTAGES[number % 2])  # the length of the fault
@@ -51,7 +49,7 @@ def test_servers_killed(server: Server, tmp_path: Path) -> None:
             back.append(time.monotonic())
             wait_until(lambda: len(working_since(laboratory, back[-1])) == len(workers), 30, "every process works")
         caller.stop()
-        laboratory.settle(120.0)
+        laboratory.settle(size(full=400.0, short=120.0))
         account = accounted(laboratory.account(), [caller])
         problems = check(account)
         slowest = max(max(working_since(laboratory, since).values()) for since in back)
@@ -82,16 +80,3 @@ def end(server: Server, *, politely: bool) -> None:
         server.processes()[0].send_signal(server.orphan_signal)
         wait_until(lambda: not server.is_running, 20, "the immediate stop")
     server.kill()
-
-
-def working_since(laboratory: Laboratory, since: float) -> dict[str, float]:
-    """The processes that have started what they have claimed since then (monotonic), and after how many seconds."""
-    query = text("SELECT execution_id, new_token FROM audit_moves WHERE new_status = 'running' AND at >= :since")
-    with laboratory.engine.connect() as connection:
-        rows = connection.execute(query, {"since": round(since * 1e6 + laboratory.clock_offset)})
-        claimed = {(row.execution_id, row.new_token) for row in rows}
-    working: dict[str, float] = {}
-    for start in history.read(history_in(laboratory.folder)).starts:
-        if (start.execution_id, start.token) in claimed:
-            working.setdefault(start.process, start.at - since)
-    return working

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from durable_sync import DurableExecutor
-from tests.faults import history, mutants, scenario, sweep
+from tests.faults import borrowers, clocks, history, mutants, scenario, stopping, sweep
 from tests.faults.workload import registry
 
 __all__ = ["main"]
@@ -27,6 +27,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--mutant", help="a way in which the library is broken")
     parser.add_argument("--spoil", help="PLACE:MODE:FILE, see tests.faults.sweep")
     parser.add_argument("--scenario", help="live through tests.faults.scenario, under this name, instead of serving")
+    parser.add_argument("--clock-skew", type=float, default=0.0, help="seconds by which its wall clock is ahead")
+    parser.add_argument("--clock-step", action="append", default=[], help="SECONDS:AFTER, see tests.faults.clocks")
+    parser.add_argument("--clock-believed", action="store_true", help="the library goes by that wall clock")
+    parser.add_argument("--stop-in-write", type=Path, help="FILE, see tests.faults.stopping")
+    parser.add_argument("--engine", help="of create_engine, as JSON: the executor gets an engine, not a URL")
     options = parser.parse_args(arguments)
     name = os.environ.get("WORKER", f"pid-{os.getpid()}")
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -37,7 +42,16 @@ def main(arguments: Sequence[str]) -> None:
     if options.spoil:
         place, mode, reached = options.spoil.split(":", 2)
         sweep.arrange(int(place), mode, reached)
-    executor = DurableExecutor(options.url, tasks=registry, name=name, **json.loads(options.options))
+    if options.clock_skew or options.clock_step:
+        steps = [step.split(":") for step in options.clock_step]
+        clocks.set_wrong(options.clock_skew, [(float(step), float(after)) for step, after in steps])
+    if options.clock_believed:
+        clocks.believe()
+    if options.stop_in_write:
+        stopping.arrange(options.stop_in_write)
+    database = borrowers.make_engine(options.url, options.engine) if options.engine else options.url
+    tasks = [registry, borrowers.registry] if options.engine else registry
+    executor = DurableExecutor(database, tasks=tasks, name=name, **json.loads(options.options))
     if options.scenario:
         scenario.live(executor, Path(os.environ["HISTORY"]), options.scenario)
     else:

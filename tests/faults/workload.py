@@ -20,6 +20,8 @@ registry = TaskRegistry()
 LIVES = 50
 """So that no innocent is given up, however many of its processes die."""
 MAX_FAILURES = 4
+RETRY_DELAY = 1.5
+"""Seconds that `unhurried` waits before it is tried again."""
 
 _RETRY = tenacity.Retrying(stop=tenacity.stop_after_attempt(MAX_FAILURES), wait=tenacity.wait_fixed(0.05))
 
@@ -55,6 +57,18 @@ def hopeless(seconds: float) -> str:
     raise ValueError("every try fails")
 
 
+@registry.task(
+    max_recoveries=LIVES,
+    retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(MAX_FAILURES), wait=tenacity.wait_fixed(RETRY_DELAY)),
+)
+def unhurried(ctx: TaskContext, seconds: float) -> str:
+    """As `flaky`, but its retry waits long enough to be told from one at once."""
+    time.sleep(seconds)
+    if ctx.prev_error is None:
+        raise ValueError("the first try fails")
+    return history.uid()
+
+
 @registry.task(max_recoveries=LIVES)
 def gather(parent: ParentResult[Any]) -> str:
     outputs = [output for output in parent.children_outputs if output is not None]
@@ -66,6 +80,12 @@ def gather(parent: ParentResult[Any]) -> str:
 @registry.parent_task(finalize=gather, max_recoveries=LIVES)
 def family(children: int, seconds: float) -> Spawn[str]:
     return Spawn(history.uid(), [plain.bind(seconds) for _ in range(children)])
+
+
+@registry.parent_task(finalize=gather, max_recoveries=LIVES)
+def later(children: int, delay: float, seconds: float) -> Spawn[str]:
+    """Its children are due so many seconds after it."""
+    return Spawn(history.uid(), [plain.options(delay=delay).bind(seconds) for _ in range(children)])
 
 
 @registry.parent_task(max_recoveries=LIVES)
@@ -137,8 +157,10 @@ EXPECTED = {
     "plain": {"completed"},
     "stubborn": {"completed"},
     "flaky": {"completed"},
+    "unhurried": {"completed"},
     "hopeless": {"failed"},
     "family": {"completed"},
+    "later": {"completed"},
     "fragile": {"children_failed"},
     "patient": {"completed"},
     "deep": {"completed"},

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
 
-from tests.races.test_model import TwoExecutors
+from tests.races.test_model import drive
 
-TestTwoExecutors = TwoExecutors.TestCase
-TestTwoExecutors.settings = settings(
-    max_examples=1500, stateful_step_count=80, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestTwoExecutors.pytestmark = [pytest.mark.timeout(1800)]
+
+@pytest.mark.timeout(1800)
+def test_a_storage_is_what_the_model_says(database_url: str) -> None:
+    """In any order of verbs, however long it goes on, both stay the same and keep the promises."""
+    drive(database_url, examples=1500, steps=80)
