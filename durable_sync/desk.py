@@ -252,7 +252,7 @@ class Desk:
                 self.background = None
                 self._cancel_exit()
                 # Handles can still be waited on, by threads that end when nobody does.
-                self._renew_messenger(_EXIT_SECONDS)
+                self._renew_messenger(_EXIT_SECONDS if background is None else 0.0)
                 self.storage.database.retire()
 
     def refuse_shut_down(self) -> None:

@@ -44,6 +44,11 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals"
 # running the demo
 
 
+def heed_interrupts() -> None:
+    """A shell that starts these tests in the background has Ctrl-C ignored, here and in whatever is started."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @define
 class Run:
     """A `durable-sync` process; its output goes to files, so that it can be read while it runs."""
@@ -119,6 +124,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
+                preexec_fn=heed_interrupts if os.name == "posix" else None,
             )
         runs.append(Run(process, out, err))
         return runs[-1]

@@ -36,6 +36,8 @@ __all__ = ["Background", "Settings"]
 
 _LAST_WRITES_SECONDS = 5.0
 """How long a shutdown waits, beyond its own timeout, for the database to take what is left to say."""
+_LAST_CLAIM_SECONDS = 1.0
+"""Of these, those for a claim that is under way: if it comes later, it is given back."""
 
 
 @frozen(kw_only=True)
@@ -180,20 +182,25 @@ class Background:
     def shutdown(self, timeout: float | None) -> None:
         """Stops claiming, lets running work end for up to `timeout` seconds, then gives back what is left."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.claimer.stop(_LAST_WRITES_SECONDS)
+        began = time.monotonic()
+        self.claimer.stop(_LAST_CLAIM_SECONDS)
+        claiming = time.monotonic() - began
         self.claimer.give_back_queued()
         for attempt in self.attempts.running():
             attempt.shutdown_signal.set()
         self._await_running(deadline)
-        last = time.monotonic() + _LAST_WRITES_SECONDS
+        last = time.monotonic() + _LAST_WRITES_SECONDS - claiming
         for attempt in self.attempts.unsettled():
             self._release_unsettled(attempt)
-        # What is settled and not yet handed to the recorder is still among the attempts.
-        self._await(lambda: self.recorder.idle and not len(self.attempts), last - 1.0)
-        self._resign()
+        self._await(self._holds_nothing, last - 2.0)
+        self.heartbeat.resigns = self._holds_nothing()
         self._stop_loops(last)
         self.pool.close()
         self.lifeline.database.retire()
+
+    def _holds_nothing(self) -> bool:
+        # What is settled and not yet handed to the recorder is still among the attempts.
+        return not self.claimer.alive and self.recorder.idle and not len(self.attempts)
 
     def _stop_loops(self, last: float) -> None:
         unfinished = self.supervisor.stop_all(max(last - 1.0 - time.monotonic(), 0.1))
@@ -202,7 +209,7 @@ class Background:
         # What still waits for the database's answer is not worth more time.
         for storage in (self.lifeline, self._storage):
             storage.database.watchdog.cut_all()
-        unfinished = self.supervisor.stop_all(1.0)
+        unfinished = self.supervisor.stop_all(max(last - 0.5 - time.monotonic(), 0.1))
         if unfinished:
             self.log.warning("shutdown: threads that have not ended: %s", ", ".join(unfinished))
 
@@ -229,13 +236,3 @@ class Background:
                 attempt,
             )
             self.recorder.put(attempt, Outcome(release(started=True)))
-
-    def _resign(self) -> None:
-        if not self.recorder.idle or len(self.attempts):
-            return
-        # A renewal that finds the lease resigned would take it for lost, and begin anew.
-        self.heartbeat.request_stop()
-        try:
-            self.lifeline.resign(self.lease.executor_id)
-        except Exception as error:
-            self.log.warning("shutdown: could not resign, so the lease will have to end by itself: %s", error)

@@ -46,6 +46,17 @@ class Heartbeat(Loop):
         self._renewed_at = steady_seconds()
         self._strangers: dict[tuple[str, int], float] = {}
         self._warned = False
+        self.resigns = False
+        """Nothing is left that the lease would protect: it is given back when the thread ends."""
+
+    def end(self) -> None:
+        """Resigns, if that was asked."""
+        if not self.resigns:
+            return
+        try:
+            self._storage.resign(self._lease.executor_id)
+        except Exception as error:
+            self.log.warning("renew: could not resign, so the lease will have to end by itself: %s", error)
 
     def step(self) -> float:
         """Renews when due; compares then, and more often while anything runs."""

@@ -38,6 +38,9 @@ class Loop:
         """Does what there is to do; returns the seconds until it wants to run next."""
         raise NotImplementedError
 
+    def end(self) -> None:
+        """What the thread does last, once it was told to stop. Must not raise."""
+
     @property
     def stopping(self) -> bool:
         """True once `stop` was called."""
@@ -81,6 +84,7 @@ class Loop:
             delay = self._guarded_step()
             if delay > 0 and not self.stopping:
                 self._wake.wait(None if delay == float("inf") else min(delay, threading.TIMEOUT_MAX))
+        self.end()
 
     def _guarded_step(self) -> float:
         try:

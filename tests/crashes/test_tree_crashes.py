@@ -190,12 +190,15 @@ def test_a_storm_of_kills_over_trees(scene: Scene, record_property: Any) -> None
     for _ in range(3):
         scene.workers.start(*options)
     handles: dict[str, TaskHandle[Any]] = {}
-    for _ in range(KILLS):
+    kills = 0
+    # On a quick machine a kill may find nothing to hit.
+    while kills < KILLS or (kills < 6 * KILLS and not any(row.starts > 1 for row in scene.members())):
+        kills += 1
         names = [f"c{len(handles) + number}" for number in range(CLANS_A_KILL)]
         calls = [tree_tasks.clan.bind(name) for name in names]
         handles.update(zip(names, scene.executor.enqueue_many(calls), strict=True))
         # The rhythm of the storm, not a wait for something.
-        time.sleep(random.uniform(0.4, 1.0))
+        time.sleep(random.uniform(0.1, 0.6))
         random.choice(scene.workers.all).kill()
         scene.workers.restart_dead(*options)
         assert scene.problems() == []
