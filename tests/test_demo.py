@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,9 +45,15 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals"
 # running the demo
 
 
-def heed_interrupts() -> None:
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
     """A shell that starts these tests in the background has Ctrl-C ignored, here and in whatever is started."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    yield
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, before)
 
 
 @define
@@ -116,7 +123,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str | Path) -> Run:
         out, err = (tmp_path / f"{name}-{len(runs)}" for name in ("stdout", "stderr"))
-        with out.open("wb") as stdout, err.open("wb") as stderr:
+        with out.open("wb") as stdout, err.open("wb") as stderr, heeding_interrupts():
             process = subprocess.Popen(
                 [sys.executable, "-m", "durable_sync", "demo", *arguments],
                 cwd=tmp_path,
@@ -124,7 +131,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                preexec_fn=heed_interrupts if os.name == "posix" else None,
             )
         runs.append(Run(process, out, err))
         return runs[-1]
