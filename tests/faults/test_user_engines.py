@@ -23,6 +23,7 @@ from tests.faults.laboratory import Laboratory
 from tests.faults.workload import EXPECTED, mixture, registry
 
 THREADS = 16
+LEASE = 3.0
 POOL = {"pool_size": 2, "max_overflow": 0}
 
 
@@ -105,8 +106,9 @@ def _is_conflict(error: DBAPIError) -> bool:
 def test_a_users_engine(server_url: str, level: str, tmp_path: Path) -> None:
     """Whatever a user's engine is set to, and however its pool is fought for, nobody loses a lease or sees an error."""
     options = json.dumps({"isolation_level": level, **POOL})
-    calls = [*mixture(size(full=5_000, short=240), 0.01), *[borrow.bind(0.02)] * size(full=1_000, short=60)]
-    with Laboratory(server_url, tmp_path, lease=5.0, max_workers=THREADS) as laboratory:
+    # First those that keep the few connections busy, so long that whoever else needs one waits beyond a lease.
+    calls = [*[borrow.bind(0.75)] * size(full=320, short=40), *mixture(size(full=5_400, short=240), 0.01)]
+    with Laboratory(server_url, tmp_path, lease=LEASE, max_workers=THREADS) as laboratory:
         for _ in range(size(full=4, short=2)):
             laboratory.start_with("--engine", options)
         engine = borrowers.make_engine(server_url, options)
