@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Update,
     and_,
+    bindparam,
     cast,
     exists,
     literal,
@@ -30,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.records import ClaimedExecution
-from durable_sync.storage.statements import Sql, update_for
+from durable_sync.storage.statements import Sql, parameters_of, update_for
 from durable_sync.transitions import ORDINARY_LANE, claim
 
 __all__ = ["Glimpse", "peek", "take"]
@@ -68,17 +69,27 @@ def peek(
     With `discovers`, also for queues not given. In the ordinary lane it tells of timers and of recovered work.
     """
     tasks = list(queues)
-    branches = [_candidates(sql, task, queue, lane, limit) for task in tasks for queue in queues[task]]
+    wanted = tuple((task, tuple(names)) for task, names in queues.items())
+    statements = sql.built(("peek", wanted, lane, discovers), lambda: _looks(sql, queues, lane, discovers=discovers))
+    rows: list[Any] = []
+    for statement in statements:
+        rows += _all(connection, statement, {"v_limit": limit})
+    return _read(rows, tasks)
+
+
+def _looks(sql: Sql, queues: Mapping[str, Sequence[str]], lane: int, *, discovers: bool) -> list[Any]:
+    """One statement, unless there are very many tasks and queues."""
+    tasks = list(queues)
+    branches = [_candidates(sql, task, queue, lane) for task in tasks for queue in queues[task]]
     if lane == ORDINARY_LANE:
         branches += [_next_timer(sql), _highest_lane(sql)]
     if discovers:
         for place, task in enumerate(tasks):
             branches += _other_queues(sql, lane, place, task, sorted(queues[task]))
-    rows: list[Any] = []
-    for start in range(0, len(branches), _MAX_BRANCHES):
-        some = branches[start : start + _MAX_BRANCHES]
-        rows += _all(connection, union_all(*(select(branch.subquery()) for branch in some)))
-    return _read(rows, tasks)
+    return [
+        union_all(*(select(branch.subquery()) for branch in branches[start : start + _MAX_BRANCHES]))
+        for start in range(0, len(branches), _MAX_BRANCHES)
+    ]
 
 
 def _read(rows: Iterable[Any], tasks: Sequence[str]) -> Glimpse:
@@ -107,13 +118,13 @@ def _branch(kind: int, name: ColumnElement[Any], priority: ColumnElement[Any], i
     )
 
 
-def _candidates(sql: Sql, task: str, queue: str, lane: int, limit: int) -> Any:
+def _candidates(sql: Sql, task: str, queue: str, lane: int) -> Any:
     c = sql.executions.c
     return (
         _branch(_CANDIDATE, c.id, c.priority, c.ready_at)
         .where(c.lane == lane, c.task_id == task, c.queue == queue)
         .order_by(c.priority.desc(), c.ready_at)
-        .limit(limit)
+        .limit(bindparam("v_limit", type_=Integer))
     )
 
 
@@ -159,55 +170,63 @@ def take(
     sql: Sql, connection: Connection, *, candidates: Sequence[str], limit: int, executor_id: str
 ) -> list[ClaimedExecution]:
     """Claims up to `limit` of the candidates that may still be claimed; nothing is won before COMMIT returns."""
-    chosen = candidates if sql.dialect.skip_locked else candidates[:limit]
-    owner = sql.tables.executors.c
-    # A dead owner's claim would be recovered at once, and counted.
-    alive = exists().where(owner.id == executor_id, owner.dead_at.is_(None))
-    statement = update_for(sql, claim(executor_id)).where(sql.executions.c.lane.is_not(None), alive)
+    chosen = list(candidates if sql.dialect.skip_locked else candidates[:limit])
+    given = {"v_ids": chosen, "v_owner": executor_id, "v_limit": limit, **parameters_of(claim(executor_id))}
     if sql.dialect.update_returning:
-        rows = _all(connection, _narrowed(sql, statement, chosen, limit).returning(*_claimed_columns(sql)))
+        rows = _all(connection, sql.built("claim", lambda: _claiming(sql)), given)
     else:
-        rows = _take_in_two_steps(sql, connection, statement, chosen, limit, executor_id)
+        rows = _take_in_two_steps(sql, connection, given)
     order = {name: place for place, name in enumerate(candidates)}
     return sorted((ClaimedExecution.from_row(row) for row in rows), key=lambda claimed: order[claimed.execution_id])
 
 
-def _all(connection: Connection, statement: Any) -> list[Any]:
-    result: Any = connection.execute(statement)
-    return list(result)
+def _all(connection: Connection, statement: Any, given: Mapping[str, Any]) -> list[Any]:
+    return list(connection.execute(statement, given).all())
 
 
-def _narrowed(sql: Sql, statement: Update, chosen: Sequence[str], limit: int) -> Any:
+def _guarded(sql: Sql) -> Update:
+    owner = sql.tables.executors.c
+    # A dead owner's claim would be recovered at once, and counted.
+    alive = exists().where(owner.id == bindparam("v_owner"), owner.dead_at.is_(None))
+    return update_for(sql, claim("")).where(sql.executions.c.lane.is_not(None), alive)
+
+
+def _claiming(sql: Sql) -> Any:
+    c = sql.executions.c
     if not sql.dialect.skip_locked:
-        return statement.where(sql.dialect.is_in(sql.executions.c.id, list(chosen)))
-    # A CTE, because a planner may run a subquery with LIMIT more than once.
-    picked = _lockable(sql, chosen, limit).cte("picked")
-    return statement.where(sql.executions.c.id == picked.c.id)
+        chosen = sql.dialect.is_among(c.id, "v_ids")
+    else:
+        # A CTE, because a planner may run a subquery with LIMIT more than once.
+        chosen = c.id == _lockable(sql).cte("picked").c.id
+    return _guarded(sql).where(chosen).returning(*_claimed_columns(sql))
 
 
-def _take_in_two_steps(
-    sql: Sql, connection: Connection, statement: Update, chosen: Sequence[str], limit: int, executor_id: str
-) -> list[Any]:
+def _take_in_two_steps(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Any]:
     c = sql.executions.c
     if sql.dialect.skip_locked:
-        chosen = list(connection.execute(_lockable(sql, chosen, limit)).scalars())
+        chosen = list(connection.execute(sql.built("lockable", lambda: _lockable(sql)), given).scalars())
         if not chosen:
             return []
-    connection.execute(statement.where(sql.dialect.is_in(c.id, list(chosen))))
+        given = {**given, "v_ids": chosen}
+    among = sql.dialect.is_among(c.id, "v_ids")
+    connection.execute(sql.built("claim", lambda: _guarded(sql).where(among)), given)
     # Running rows of ours among the candidates are those just won: before, they were ready.
-    mine = select(*_claimed_columns(sql)).where(
-        sql.dialect.is_in(c.id, list(chosen)), c.status == ExecutionStatus.RUNNING, c.executor_id == executor_id
+    mine = sql.built(
+        "claimed",
+        lambda: select(*_claimed_columns(sql)).where(
+            among, c.status == ExecutionStatus.RUNNING, c.executor_id == bindparam("v_owner")
+        ),
     )
-    return list(connection.execute(mine).all())
+    return _all(connection, mine, given)
 
 
-def _lockable(sql: Sql, ids: Sequence[str], limit: int) -> Any:
+def _lockable(sql: Sql) -> Any:
     c = sql.executions.c
     return (
         select(c.id)
-        .where(sql.dialect.is_in(c.id, list(ids)), c.status == ExecutionStatus.READY, c.lane.is_not(None))
+        .where(sql.dialect.is_among(c.id, "v_ids"), c.status == ExecutionStatus.READY, c.lane.is_not(None))
         .order_by(c.priority.desc(), c.ready_at)
-        .limit(limit)
+        .limit(bindparam("v_limit", type_=Integer))
         .with_for_update(skip_locked=True)
     )
 

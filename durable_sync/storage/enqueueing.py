@@ -27,7 +27,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.keys import Enqueued, insert_keyed, present
-from durable_sync.storage.newrows import batches, values_of
+from durable_sync.storage.newrows import batches, begins_now, values_of
 from durable_sync.storage.records import NewExecution
 from durable_sync.storage.statements import BULKY, Sql
 from durable_sync.transitions import ORDINARY_LANE
@@ -46,17 +46,32 @@ def enqueue(sql: Sql, connection: Connection, rows: Sequence[NewExecution], *, u
         there = present(sql, connection, plain)
         plain = [row for row in plain if row.execution_id not in there]
     if len(plain) == 1:
-        connection.execute(insert(sql.executions).values(**values_of(plain[0], sql.now())))
+        _insert_one(sql, connection, plain[0])
     elif plain:
         _insert_many(sql, connection, plain)
     keyed = iter(insert_keyed(sql, connection, [row for row in rows if row.key is not None]))
     return [Enqueued(row.execution_id, True) if row.key is None else next(keyed) for row in rows]
 
 
+def _insert_one(sql: Sql, connection: Connection, row: NewExecution) -> None:
+    """With the present time as the database tells it."""
+    if not begins_now(row):
+        connection.execute(insert(sql.executions).values(**values_of(row, sql.now())))
+        return
+    values = {name: value for name, value in values_of(row, None).items() if value is not None}
+    connection.execute(sql.built("insert_one", lambda: _insert_now(sql)), values)
+
+
+def _insert_now(sql: Sql) -> Any:
+    return insert(sql.executions).values(dict.fromkeys(("created_at", "ready_at", "updated_at"), sql.now()))
+
+
 def _insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
     if sql.dialect.arrays and all(len(row.input) <= BULKY for row in rows):
+        statement = sql.built("insert_arrays", lambda: _insert_arrays(sql))
         for batch in batches(rows):
-            connection.execute(_insert_arrays(sql, batch))
+            columns = [list(column) for column in zip(*map(_array_row, batch), strict=True)]
+            connection.execute(statement, dict(zip(_ARRAY_PARAMETERS, columns, strict=True)))
         return
     # Plain numbers, a microsecond apart to keep the callers' order: drivers batch no expressions.
     instants = count(sql.now_value(connection))
@@ -83,6 +98,9 @@ _ARRAY_COLUMNS: dict[str, Any] = {
 }
 
 
+_ARRAY_PARAMETERS = [f"v_{name}" for name in _ARRAY_COLUMNS]
+
+
 def _array_row(row: NewExecution) -> tuple[Any, ...]:
     """In the order of `_ARRAY_COLUMNS`."""
     lineage = row.lineage
@@ -104,12 +122,9 @@ def _array_row(row: NewExecution) -> tuple[Any, ...]:
     )
 
 
-def _insert_arrays(sql: Sql, rows: Sequence[NewExecution]) -> Any:
-    values = dict(zip(_ARRAY_COLUMNS, map(list, zip(*map(_array_row, rows), strict=True)), strict=True))
+def _insert_arrays(sql: Sql) -> Any:
     v = (
-        func.unnest(
-            *(bindparam(f"v_{name}", values[name], type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items())
-        )
+        func.unnest(*(bindparam(f"v_{name}", type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items()))
         .table_valued(*(column(name, type_) for name, type_ in _ARRAY_COLUMNS.items()), name="v")
         .render_derived()
     )

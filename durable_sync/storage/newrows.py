@@ -10,7 +10,7 @@ from durable_sync.storage.dialects import MAX_PACKET
 from durable_sync.storage.records import NewExecution
 from durable_sync.transitions import ORDINARY_LANE
 
-__all__ = ["MAX_ROWS", "batches", "values_of"]
+__all__ = ["MAX_ROWS", "batches", "begins_now", "values_of"]
 
 MAX_ROWS = 1000
 """Rows in one statement."""
@@ -43,6 +43,8 @@ def values_of(row: NewExecution, present: Any) -> dict[str, Any]:
 def _place(row: NewExecution, present: Any) -> dict[str, Any]:
     """Where a new row begins: to be claimed now, later, in its turn, or asleep."""
     begins = {"status": ExecutionStatus.READY, "lane": None, "timer_at": None, "ready_at": present, "delay": row.delay}
+    if begins_now(row):
+        return {**begins, "lane": ORDINARY_LANE}
     if row.sleeps:
         return {
             **begins,
@@ -51,10 +53,13 @@ def _place(row: NewExecution, present: Any) -> dict[str, Any]:
         }
     if row.waits_turn:
         return begins
-    if row.run_at is not None or row.delay > 0:
-        ready_at = row.run_at if row.run_at is not None else present + row.delay
-        return {**begins, "timer_at": ready_at, "ready_at": ready_at}
-    return {**begins, "lane": ORDINARY_LANE}
+    ready_at = row.run_at if row.run_at is not None else present + row.delay
+    return {**begins, "timer_at": ready_at, "ready_at": ready_at}
+
+
+def begins_now(row: NewExecution) -> bool:
+    """True if it may be claimed as soon as it is there."""
+    return row.run_at is None and row.delay <= 0 and not row.waits_turn and not row.sleeps
 
 
 def batches(rows: Sequence[NewExecution]) -> Iterator[list[NewExecution]]:

@@ -18,23 +18,51 @@ _IDS_AT_ONCE = 1000
 
 T = TypeVar("T")
 
+_SHOWN = (
+    "id",
+    "task_id",
+    "status",
+    "root_id",
+    "parent_id",
+    "queue",
+    "priority",
+    "executor_id",
+    "starts",
+    "created_at",
+    "ready_at",
+    "started_at",
+    "finished_at",
+    "updated_at",
+    "progress",
+    "plan",
+    "input",
+    "input_from",
+    "run_output",
+    "output_from",
+    "error",
+)
+"""The columns of a StoredExecution."""
+
 
 def get(sql: Sql, connection: Connection, ids: Sequence[str]) -> dict[str, StoredExecution]:
     """The executions of these ids that exist, by id."""
-    t, e = sql.executions, sql.tables.executors
-    wanted = [column for column in t.c if column.name not in {"lane", "timer_at", "key", "active_key"}]
-    query = select(*wanted, e.c.lease_expires_at).select_from(
-        t.outerjoin(e, and_(e.c.id == t.c.executor_id, t.c.status == ExecutionStatus.RUNNING))
-    )
-    rows = (row for some in _chunks(ids) for row in connection.execute(query.where(sql.dialect.is_in(t.c.id, some))))
+    query = sql.built("get", lambda: _whole(sql))
+    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}))
     return {row.id: StoredExecution.from_row(row) for row in rows}
+
+
+def _whole(sql: Sql) -> Any:
+    t, e = sql.executions, sql.tables.executors
+    wanted = [t.c[name] for name in _SHOWN]
+    owned = t.outerjoin(e, and_(e.c.id == t.c.executor_id, t.c.status == ExecutionStatus.RUNNING))
+    return select(*wanted, e.c.lease_expires_at).select_from(owned).where(sql.dialect.is_among(t.c.id, "v_ids"))
 
 
 def outputs(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[OutputRow]:
     """What is needed to read the outputs of these."""
     t = sql.executions
-    query = select(*_output_columns(sql))
-    rows = (row for some in _chunks(ids) for row in connection.execute(query.where(sql.dialect.is_in(t.c.id, some))))
+    query = sql.built("outputs", lambda: select(*_output_columns(sql)).where(sql.dialect.is_among(t.c.id, "v_ids")))
+    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}))
     return [OutputRow.from_row(row) for row in rows]
 
 
@@ -92,10 +120,12 @@ def tree(sql: Sql, connection: Connection, root_id: str) -> tuple[int, list[Tree
 def finished(sql: Sql, connection: Connection, ids: Sequence[str]) -> set[str]:
     """Those of these ids that need no more waiting: they have finished, or don't exist."""
     t = sql.executions
+    query = sql.built(
+        "finished", lambda: select(t.c.id).where(sql.dialect.is_among(t.c.id, "v_ids"), t.c.finished_at.is_(None))
+    )
     active: set[str] = set()
     for some in _chunks(ids):
-        query = select(t.c.id).where(sql.dialect.is_in(t.c.id, some), t.c.finished_at.is_(None))
-        active |= set(connection.execute(query).scalars())
+        active |= set(connection.execute(query, {"v_ids": some}).scalars())
     return set(ids) - active
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Column,
     ColumnElement,
-    Integer,
     Table,
     Update,
     bindparam,
@@ -41,7 +40,9 @@ from durable_sync.transitions import (
     Value,
 )
 
-__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "update_for"]
+__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "parameters_of", "update_for"]
+
+T = TypeVar("T")
 
 BULKY = 64 * 1024
 """Characters of a text that is sent by itself."""
@@ -49,6 +50,8 @@ _MAX_IDS = 1000
 """Ids in one statement."""
 _MAX_ROWS = 500
 """Rows in one statement: bounds its text and its locks."""
+_MAX_BUILT = 1000
+"""Statements that are kept: one for each shape, of which there are a few dozen, and a few more as queues are met."""
 
 
 @frozen
@@ -59,6 +62,7 @@ class Sql:
     dialect: Dialect
     clock: Clock | None
     """None: the database's own."""
+    _built: dict[object, Any] = field(factory=dict[object, Any], init=False, eq=False, repr=False)
 
     @property
     def executions(self) -> Table:
@@ -66,8 +70,19 @@ class Sql:
         return self.tables.executions
 
     def now(self) -> ColumnElement[int]:
-        """The present time in microseconds."""
-        return self.dialect.now() if self.clock is None else literal(self.clock.now(), BigInteger)
+        """The present time in microseconds, as it is when the statement is run."""
+        if self.clock is None:
+            return self.dialect.now()
+        return bindparam(None, callable_=self.clock.now, type_=BigInteger, unique=True)
+
+    def built(self, key: Hashable, build: Callable[[], T]) -> T:
+        """What `build` made when it was first asked for by this key: to build a statement costs more than to run it."""
+        found: T | None = self._built.get(key)
+        if found is None:
+            if len(self._built) >= _MAX_BUILT:
+                self._built.clear()
+            found = self._built[key] = build()
+        return found
 
     def now_value(self, connection: Connection) -> int:
         """The present time in microseconds, fetched."""
@@ -97,24 +112,34 @@ class Fenced:
 
 
 def update_for(sql: Sql, transition: Transition) -> Update:
-    """The transition as a guarded UPDATE, to be narrowed to its rows by the caller."""
+    """The transition, or one of its shape, as a guarded UPDATE, to be narrowed to its rows by the caller.
+
+    To be run with `parameters_of` it.
+    """
     table = sql.executions
-    now = sql.now()
-    rendered = {name: _render(now, table.c[name], value) for name, value in transition.values.items()}
     return (
         update(table)
         .where(sql.dialect.is_in(table.c.status, sorted(transition.sources)))
-        .values(status=transition.target, **rendered)
+        .values(status=transition.target, **_rendered(sql, transition))
     )
+
+
+def parameters_of(transition: Transition) -> dict[str, Any]:
+    """What the statement of the transition's shape is run with."""
+    given = {f"v_{name}": _parameter(value) for name, value in transition.values.items()}
+    return {name: value for name, value in given.items() if value is not _CONSTANT}
 
 
 def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> int:
     """Applies an unfenced transition to those of `ids` that stand in its sources; returns how many did."""
+    statement = sql.built(
+        ("apply_to", transition.shape()),
+        lambda: update_for(sql, transition).where(sql.dialect.is_among(sql.executions.c.id, "v_ids")),
+    )
     applied = 0
     for start in range(0, len(ids), _MAX_IDS):
         some = list(ids[start : start + _MAX_IDS])
-        statement = update_for(sql, transition).where(sql.dialect.is_in(sql.executions.c.id, some))
-        applied += connection.execute(statement).rowcount
+        applied += connection.execute(statement, {"v_ids": some, **parameters_of(transition)}).rowcount
     return applied
 
 
@@ -166,81 +191,83 @@ def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> s
 
 def _held(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     """Which of the group still carry their token, in a source status; locks them."""
-    t = sql.executions
+    sources = sorted(group[0].transition.sources)
     identities = {change.identity for change in group}
-    query = (
+    query = sql.built(("held", *sources), lambda: _holding(sql, sources))
+    ids = sorted({change.execution_id for change in group})
+    return {(row.id, row.claim_token) for row in connection.execute(query, {"v_ids": ids})} & identities
+
+
+def _holding(sql: Sql, sources: Sequence[str]) -> Any:
+    t = sql.executions
+    return (
         select(t.c.id, t.c.claim_token)
-        .where(
-            sql.dialect.is_in(t.c.id, sorted({change.execution_id for change in group})),
-            sql.dialect.is_in(t.c.status, sorted(group[0].transition.sources)),
-        )
+        .where(sql.dialect.is_among(t.c.id, "v_ids"), sql.dialect.is_in(t.c.status, sources))
         .order_by(t.c.id)
         .with_for_update()
     )
-    return {(row.id, row.claim_token) for row in connection.execute(query)} & identities
 
 
 def _apply_each(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> int:
     if not group:
         return 0
-    t = sql.executions
     first = group[0].transition
-    now = sql.now()
-    rendered = {name: _render(now, t.c[name], value, f"v_{name}") for name, value in first.values.items()}
-    statement = (
+    statement = sql.built(("apply_each", first.shape()), lambda: _fenced_update(sql, first))
+    rows = [
+        {"v_id": change.execution_id, "v_token": change.claim_token, **parameters_of(change.transition)}
+        for change in group
+    ]
+    # A list of one would be prepared as many are, which costs more.
+    return connection.execute(statement, rows if len(rows) > 1 else rows[0]).rowcount
+
+
+def _fenced_update(sql: Sql, transition: Transition) -> Update:
+    t = sql.executions
+    return (
         update(t)
         .where(
             t.c.id == bindparam("v_id"),
             t.c.claim_token == bindparam("v_token"),
             t.c.status == ExecutionStatus.RUNNING,
         )
-        .values(status=first.target, **rendered)
+        .values(status=transition.target, **_rendered(sql, transition))
     )
-    rows = [
-        {"v_id": change.execution_id, "v_token": change.claim_token, **_parameters(change.transition.values)}
-        for change in group
-    ]
-    return connection.execute(statement, rows).rowcount
 
 
 def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
-    t = sql.executions
     first = group[0].transition
-    varying = [name for name, value in first.values.items() if _parameter(value) is not _CONSTANT]
-    rows = func.unnest(
-        _array("v_id", t.c.id, [change.execution_id for change in group]),
-        _array("v_token", t.c.claim_token, [change.claim_token for change in group]),
-        *(
-            _array(
-                f"v_{name}",
-                _carrier(t.c[name], first.values[name]),
-                [_parameter(c.transition.values[name]) for c in group],
-            )
-            for name in varying
-        ),
+    statement = sql.built(("apply_arrays", first.shape()), lambda: _fenced_update_of_many(sql, first))
+    parameters = [parameters_of(change.transition) for change in group]
+    columns = {name: [given[name] for given in parameters] for name in parameters[0]}
+    columns["v_id"] = [change.execution_id for change in group]
+    columns["v_token"] = [change.claim_token for change in group]
+    return {(row.id, row.claim_token) for row in connection.execute(statement, columns)}
+
+
+def _fenced_update_of_many(sql: Sql, transition: Transition) -> Any:
+    t = sql.executions
+    carriers = {
+        name: _carrier(t.c[name], value)
+        for name, value in transition.values.items()
+        if _parameter(value) is not _CONSTANT
+    }
+    types = {"v_id": t.c.id.type, "v_token": BigInteger(), **{f"v_{n}": c.type for n, c in carriers.items()}}
+    v = (
+        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in types.items()))
+        .table_valued(*(column(name, type_) for name, type_ in types.items()), name="v")
+        .render_derived()
     )
-    v = rows.table_valued(
-        column("v_id", t.c.id.type),
-        column("v_token", BigInteger),
-        *(column(f"v_{n}", _carrier(t.c[n], first.values[n]).type) for n in varying),
-        name="v",
-    ).render_derived()
     now = sql.now()
     rendered = {
-        name: _render(now, t.c[name], value, given=v.c[f"v_{name}"] if name in varying else None)
-        for name, value in first.values.items()
+        name: _render(now, t.c[name], value, v.c[f"v_{name}"] if name in carriers else None)
+        for name, value in transition.values.items()
     }
-    statement = (
+    return (
         update(t)
         .where(t.c.id == v.c.v_id, t.c.claim_token == v.c.v_token, t.c.status == ExecutionStatus.RUNNING)
-        .values(status=first.target, **rendered)
+        .values(status=transition.target, **rendered)
         .returning(t.c.id, t.c.claim_token)
     )
-    return {(row.id, row.claim_token) for row in connection.execute(statement)}
-
-
-def _array(name: str, like: ColumnElement[Any], values: list[Any]) -> ColumnElement[Any]:
-    return bindparam(name, values, type_=ARRAY(like.type))
 
 
 def _carrier(target: Column[Any], value: Value) -> ColumnElement[Any]:
@@ -263,25 +290,19 @@ def _parameter(value: Value) -> Any:
             return value
 
 
-def _parameters(values: Mapping[str, Value]) -> dict[str, Any]:
-    given = {f"v_{name}": _parameter(value) for name, value in values.items()}
-    return {name: value for name, value in given.items() if value is not _CONSTANT}
+def _rendered(sql: Sql, transition: Transition) -> dict[str, ColumnElement[Any] | None]:
+    """The columns of a transition as SQL, with a parameter for all in which others of its shape may differ."""
+    now, t = sql.now(), sql.executions
+    return {
+        name: _render(now, t.c[name], value, bindparam(f"v_{name}", type_=_carrier(t.c[name], value).type))
+        for name, value in transition.values.items()
+    }
 
 
 def _render(
-    now: ColumnElement[int],
-    target: Column[Any],
-    value: Value,
-    parameter: str | None = None,
-    given: ColumnElement[Any] | None = None,
+    now: ColumnElement[int], target: Column[Any], value: Value, given: ColumnElement[Any] | None
 ) -> ColumnElement[Any] | None:
-    """`value` as SQL; its variable part is `given`, or a parameter of that name, or written in."""
-
-    def part(amount: Any, type_: Any) -> ColumnElement[Any]:
-        if given is not None:
-            return given
-        return literal(amount, type_) if parameter is None else bindparam(parameter, type_=type_)
-
+    """`value` as SQL; its variable part, if it has one, is `given`."""
     match value:
         case None:
             return None
@@ -289,12 +310,17 @@ def _render(
             return func.coalesce(target, now)
         case Lane():
             return lane_case(target.table)
-        case Now(after):
-            return now + part(after, BigInteger())
-        case Plus(amount):
-            return target + part(amount, Integer() if given is None else BigInteger())
+        case Now():
+            return now + _present(given)
+        case Plus():
+            return target + _present(given)
         case _:
-            return part(value, target.type)
+            return given
+
+
+def _present(given: ColumnElement[Any] | None) -> ColumnElement[Any]:
+    assert given is not None
+    return given
 
 
 def lane_case(table: Table) -> ColumnElement[int]:

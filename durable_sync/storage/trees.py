@@ -61,10 +61,12 @@ def lock_trees(sql: Sql, connection: Connection, roots: Iterable[str]) -> None:
     if sql.dialect.single_writer or not wanted:
         return
     t = sql.executions
+    query = sql.built(
+        "lock_trees",
+        lambda: select(t.c.id).where(sql.dialect.is_among(t.c.id, "v_ids")).order_by(t.c.id).with_for_update(),
+    )
     for some in _chunks(wanted):
-        connection.execute(
-            select(t.c.id).where(sql.dialect.is_in(t.c.id, some)).order_by(t.c.id).with_for_update()
-        ).all()
+        connection.execute(query, {"v_ids": some}).all()
 
 
 def end(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> Effects:
@@ -190,6 +192,14 @@ def _settle_level(
 
 def _waiting(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Any]:
     """Of these, the rows that wait for a child or their finalize, and that nobody else changes until COMMIT."""
+    query = sql.built("waiting", lambda: _those_that_wait(sql))
+    rows: list[Any] = []
+    for some in _chunks(ids):
+        rows += connection.execute(query, {"v_ids": some})
+    return rows
+
+
+def _those_that_wait(sql: Sql) -> Any:
     t = sql.executions
     columns = [
         t.c.id,
@@ -201,12 +211,9 @@ def _waiting(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Any]:
         t.c.plan,
     ]
     waits = sql.dialect.is_in(t.c.status, sorted(_HAVE_CHILDREN))
-    rows: list[Any] = []
-    for some in _chunks(ids):
-        query = select(*columns).where(sql.dialect.is_in(t.c.id, some), waits).order_by(t.c.id)
-        # The tree's lock keeps others of this server away, and not those of another node.
-        rows += connection.execute(query.with_for_update() if sql.dialect.nodes_lock_alone else query)
-    return rows
+    query = select(*columns).where(sql.dialect.is_among(t.c.id, "v_ids"), waits).order_by(t.c.id)
+    # The tree's lock keeps others of this server away, and not those of another node.
+    return query.with_for_update() if sql.dialect.nodes_lock_alone else query
 
 
 def _apply(sql: Sql, connection: Connection, changes: Sequence[tuple[str, Transition]]) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Insert, Table
+from sqlalchemy import ColumnElement, Insert, Table, bindparam
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -106,6 +106,10 @@ class Dialect:
     def is_in(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         """`column` is one of `values`."""
         return column.in_(values)
+
+    def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """`column` is one of the values in the list that is the parameter `name`."""
+        return column.in_(bindparam(name, expanding=True))
 
     def fault(self, error: BaseException) -> Fault | None:
         """What a failed transaction means; None if it isn't the database's doing."""

@@ -59,6 +59,9 @@ class PostgreSQL(Dialect):
         # One parameter, so that the statement's text, and its plan, is the same for any number of values.
         return column == func.any(bindparam(None, list(values), type_=ARRAY(column.type), unique=True))
 
+    def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        return column == func.any(bindparam(name, type_=ARRAY(column.type)))
+
     def _fault(self, error: DBAPIError) -> Fault:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
         if state in self._CONTENTION:

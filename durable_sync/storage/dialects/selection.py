@@ -44,6 +44,7 @@ class _Portable:
     autocommit_is_free = False
 
     is_in = Dialect.is_in
+    is_among = Dialect.is_among
     insert_unless_taken = Dialect.insert_unless_taken
 
 

@@ -81,6 +81,9 @@ class SQLite(Dialect):
         # A full disk, an I/O error and an interrupt pass; a corrupt or read-only file doesn't.
         if "full" in message or "disk I/O" in message or "interrupted" in message:
             return Fault.OUTAGE
+        # Each of these may have rolled back all of the transaction, and its savepoints are what is missed first.
+        if "no such savepoint" in message:
+            return Fault.OUTAGE
         return Fault.REFUSED
 
     def cut(self, dbapi_connection: Any) -> None:

@@ -1,0 +1,196 @@
+"""The limit that a figure is held against: bare SQLAlchemy Core on the same tables and indexes, in one thread.
+
+The same rows are inserted, claimed and completed with the same durability, by statements that are built once. Left out
+is all that makes it a library: threads, leases, a fence beyond the status, handles, serialisation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, column, create_engine, func, insert, select, text, update
+from sqlalchemy.engine import Connection, Engine
+
+from durable_sync.ids import new_id
+from durable_sync.storage.database import Database
+from durable_sync.storage.tables import Tables, build_tables
+
+__all__ = ["BATCH", "Raw"]
+
+BATCH = 100
+"""Rows in one statement of the batched program."""
+_INPUT = '{"number": 1}'
+
+
+class Raw:
+    """The bare program on one database, under a table prefix of its own."""
+
+    def __init__(self, url: str, prefix: str = "raw_") -> None:
+        self.tables: Tables = build_tables(prefix)
+        # The library's own settings of a connection, and nothing else of it: full durability, READ COMMITTED.
+        settings = Database(url)
+        self.dialect = settings.dialect
+        options: dict[str, Any] = dict(settings.dialect.engine_options())
+        self.engine: Engine = create_engine(settings.url, **options)
+        settings.dialect.prepare(self.engine, busy_seconds=5.0)
+        settings.retire()
+        with self.engine.begin() as connection:
+            self.tables.metadata.create_all(connection)
+        c = self.tables.executions.c
+        self._insert = insert(self.tables.executions)
+        self._look = (
+            select(c.id)
+            .where(c.lane == 0, c.task_id == "bench", c.queue == "default")
+            .order_by(c.priority.desc(), c.ready_at)
+            .limit(bindparam("v_limit"))
+        )
+        if self.dialect.skip_locked:
+            self._look = self._look.with_for_update(skip_locked=True)
+        self._claim = (
+            update(self.tables.executions)
+            .where(c.status == "ready")
+            .values(
+                status="running",
+                lane=None,
+                executor_id="raw",
+                claim_token=c.claim_token + 1,
+                starts=c.starts + 1,
+                started_at=bindparam("v_now"),
+                first_started_at=func.coalesce(c.first_started_at, bindparam("v_now", type_=BigInteger)),
+                updated_at=bindparam("v_now"),
+            )
+        )
+        self._complete = (
+            update(self.tables.executions)
+            .where(c.id == bindparam("v_id"), c.status == "running")
+            .values(
+                status="completed",
+                run_output=bindparam("v_output"),
+                finished_at=bindparam("v_now"),
+                updated_at=bindparam("v_now"),
+            )
+        )
+        self._claim_one = self._claiming(c.id == bindparam("v_id"))
+
+    def _claiming(self, condition: Any) -> Any:
+        c = self.tables.executions.c
+        statement = self._claim.where(condition)
+        return statement.returning(c.id, c.claim_token, c.input) if self.dialect.update_returning else statement
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One commit."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """New rows that may be claimed."""
+        now = time.time_ns() // 1000
+        return [
+            {
+                "id": new_id(),
+                "task_id": "bench",
+                "status": "ready",
+                "queue": "default",
+                "priority": 0,
+                "lane": 0,
+                "max_recoveries": 3,
+                "created_at": now,
+                "ready_at": now + place,
+                "updated_at": now,
+                "input": _INPUT,
+            }
+            for place in range(number)
+        ]
+
+    def insert(self, rows: Sequence[dict[str, Any]]) -> None:
+        """One commit."""
+        with self.transaction() as connection:
+            if self.dialect.arrays and len(rows) > 1:
+                connection.execute(self._insert_arrays(rows))
+            else:
+                connection.execute(self._insert, list(rows))
+
+    def _insert_arrays(self, rows: Sequence[dict[str, Any]]) -> Any:
+        c = self.tables.executions.c
+        names = list(rows[0])
+        v = (
+            func.unnest(
+                *(bindparam(f"v_{name}", [row[name] for row in rows], type_=ARRAY(c[name].type)) for name in names)
+            )
+            .table_valued(*(column(name, c[name].type) for name in names), name="v")
+            .render_derived()
+        )
+        return insert(self.tables.executions).from_select(names, select(*v.c))
+
+    def claim(self, limit: int) -> list[str]:
+        """One commit; returns the ids."""
+        now = time.time_ns() // 1000
+        with self.transaction() as connection:
+            ids = list(connection.execute(self._look, {"v_limit": limit}).scalars())
+            if limit == 1:
+                won = connection.execute(self._claim_one, {"v_id": ids[0], "v_now": now})
+            else:
+                won = connection.execute(
+                    self._claiming(self.dialect.is_in(self.tables.executions.c.id, ids)), {"v_now": now}
+                )
+            if self.dialect.update_returning:
+                return [row.id for row in won]
+            return ids
+
+    def complete(self, ids: Sequence[str]) -> None:
+        """One commit."""
+        now = time.time_ns() // 1000
+        with self.transaction() as connection:
+            if self.dialect.arrays and len(ids) > 1:
+                connection.execute(self._complete_arrays(ids, now))
+            else:
+                connection.execute(self._complete, [{"v_id": name, "v_output": "1", "v_now": now} for name in ids])
+
+    def _complete_arrays(self, ids: Sequence[str], now: int) -> Any:
+        t = self.tables.executions
+        v = (
+            func.unnest(
+                bindparam("v_ids", list(ids), type_=ARRAY(t.c.id.type)),
+                bindparam("v_outputs", ["1"] * len(ids), type_=ARRAY(Text())),
+            )
+            .table_valued(column("id", t.c.id.type), column("output", Text()), name="v")
+            .render_derived()
+        )
+        return (
+            update(t)
+            .where(t.c.id == v.c.id, t.c.status == "running")
+            .values(status="completed", run_output=v.c.output, finished_at=now, updated_at=now)
+        )
+
+    def end_to_end(self, number: int, batch: int) -> float:
+        """Seconds to insert, claim and complete so many rows in batches of this size."""
+        fresh = self.rows(number)
+        began = time.perf_counter()
+        for start in range(0, number, batch):
+            self.insert(fresh[start : start + batch])
+        for _ in range(0, number, batch):
+            self.complete(self.claim(batch))
+        return time.perf_counter() - began
+
+    def three_commits(self, number: int) -> list[float]:
+        """Seconds that each of so many rows takes from insert to completion, one after another."""
+        taken: list[float] = []
+        for row in self.rows(number):
+            began = time.perf_counter()
+            self.insert([row])
+            self.complete(self.claim(1))
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    def clear(self) -> None:
+        """Empties the table."""
+        with self.transaction() as connection:
+            connection.execute(text(f"DELETE FROM {self.tables.executions.name}"))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self.engine.dispose()
