@@ -327,9 +327,9 @@ class Desk:
         background = self.background
         storages = self._storages()
         keep_for_ever([background, self._messenger, self._callbacks, *storages])
-        keep_for_ever(raw for storage in storages for raw in storage.database.raw_connections())
+        keep_for_ever(raw for storage in storages for raw in storage.database.connections.raw_connections())
         for storage in storages:
-            storage.database.disown()
+            storage.database.connections.disown()
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self.background = None

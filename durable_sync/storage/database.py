@@ -1,4 +1,4 @@
-"""The library's own connections: transactions that are retried as a whole, each with a deadline."""
+"""Transactions that are retried as a whole, each with a deadline."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from attrs import frozen
-from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import QueuePool
 
 from durable_sync.errors import ConfigurationError, DurableError
-from durable_sync.forks import ForkGate, OpenSocket
-from durable_sync.storage.borrowing import Opener
+from durable_sync.forks import ForkGate
+from durable_sync.storage.connections import Connections
 from durable_sync.storage.dialects import (
     PORTABLE_OPTION,
     Dialect,
@@ -29,7 +27,6 @@ from durable_sync.storage.dialects import (
     settled,
     with_driver,
 )
-from durable_sync.storage.watchdog import Watchdog
 
 __all__ = ["Database", "Transaction"]
 
@@ -39,9 +36,6 @@ _log = logging.getLogger(__name__)
 
 _CONTENTION_SECONDS = 2.0
 """Contention is retried this long even for an impatient caller: it passes by itself."""
-
-_CONNECTING_SECONDS = 1.0
-"""A fork waits this long for connections that are being opened: a server that is away must not hold it up."""
 
 
 class _WriterBusyError(TimeoutError):
@@ -77,16 +71,16 @@ class Database:
             raise ConfigurationError(problem)
         self._writer = threading.Lock()
         self._gate = ForkGate() if self.dialect.in_process else None
-        self._connecting = ForkGate()
-        self.watchdog = Watchdog(limit, self.dialect.cut)
-        self._raw: dict[int, Any] = {}
-        self._sockets: dict[int, OpenSocket] = {}
-        self._retired = False
-        self.engine = self._make_engine()
-        options: dict[str, Any] = {"durable_sync_read": True}
-        if self.dialect.autocommit_is_free and not self.dialect.single_writer:
-            options["isolation_level"] = "AUTOCOMMIT"
-        self._reading = self.engine.execution_options(**options)
+        self.connections = Connections(
+            source if isinstance(source, Engine) else self.url,
+            self.url,
+            self.dialect,
+            pool_size=pool_size,
+            busy_seconds=busy_seconds,
+            limit=limit,
+        )
+        self.watchdog = self.connections.watchdog
+        self.engine = self.connections.engine
 
     def sibling(self, *, pool_size: int, limit: float) -> Database:
         """The same database through another pool, taking turns with this one where writers must."""
@@ -94,53 +88,6 @@ class Database:
         made = Database(source, pool_size=pool_size, busy_seconds=self._busy_seconds, limit=limit)
         made._writer = self._writer
         return made
-
-    def _make_engine(self) -> Engine:
-        options = self.dialect.engine_options()
-        bounds = self.dialect.connect_args(self.url, self.watchdog.limit)
-        if isinstance(self.source, Engine):
-            opener = Opener(self.source, bounds, self.watchdog.meet)
-            options["creator"] = lambda: self._opened(opener.open)
-        else:
-            options["connect_args"] = bounds
-        engine = create_engine(
-            self.url,
-            poolclass=QueuePool,
-            pool_size=self._pool_size,
-            max_overflow=self._pool_size * 3,
-            pool_timeout=10,
-            **options,
-        )
-        self.dialect.prepare(engine, busy_seconds=self._busy_seconds)
-        event.listen(engine, "do_connect", self._connect)
-        event.listen(engine, "close", self._closed)
-        event.listen(engine, "close_detached", self._closed)
-        event.listen(engine, "before_cursor_execute", _name_the_verb, retval=True)
-        return engine
-
-    def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-        return self._opened(lambda: dialect.connect(*arguments, **options))
-
-    def _opened(self, connect: Callable[[], Any]) -> Any:
-        """A new driver's connection, which no fork can miss."""
-        with self._connecting:
-            raw = connect()
-            self.watchdog.meet(raw)
-            self._raw[id(raw)] = raw
-            # Not every driver has one to tell of.
-            with suppress(Exception):
-                descriptor = self.dialect.descriptor(raw)
-                if descriptor is not None:
-                    self._sockets[id(raw)] = OpenSocket.of(descriptor)
-            return raw
-
-    def _closed(self, raw: Any, _record: Any = None) -> None:
-        self.forget(raw)
-
-    def forget(self, raw: Any) -> None:
-        """A driver's connection is closed."""
-        self._raw.pop(id(raw), None)
-        self._sockets.pop(id(raw), None)
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
         """Runs `work` in a transaction and returns its result once COMMIT has returned.
@@ -165,30 +112,32 @@ class Database:
             self._writer.release()
 
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
-        with (
-            self._connected(self.engine, verb) as connection,
-            self.watchdog.watching(verb, connection.connection.dbapi_connection),
-            connection.execution_options(durable_sync_verb=verb).begin(),
-        ):
-            return work(Transaction(connection, uncertain))
+        def in_transaction(connection: Connection) -> T:
+            with connection.begin():
+                return work(Transaction(connection, uncertain))
+
+        return self._connected(verb, in_transaction, reads=False)
 
     def _read_once(self, verb: str, work: Callable[[Connection], T]) -> T:
-        with (
-            self._connected(self._reading, verb) as connection,
-            self.watchdog.watching(verb, connection.connection.dbapi_connection),
-        ):
-            return work(connection.execution_options(durable_sync_verb=verb))
+        return self._connected(verb, work, reads=True)
 
-    @contextmanager
-    def _connected(self, engine: Engine, verb: str) -> Generator[Connection]:
-        with self.watchdog.watching_new(verb):
-            opened = engine.connect()
-        with opened as connection:
+    def _connected(self, verb: str, work: Callable[[Connection], T], *, reads: bool) -> T:
+        """`work` on a connection, under the watchdog's eye."""
+        lent = self.connections.take(verb, reads=reads)
+        self.watchdog.watch(verb, lent.raw)
+        broken = True
+        try:
+            result = work(lent.connection)
+            broken = False
+            return result
+        except Exception as error:
+            broken = self.dialect.fault(error) is Fault.OUTAGE
+            raise
+        finally:
             try:
-                yield connection
+                self.connections.give_back(lent, broken=broken)
             finally:
-                if self._retired and not connection.invalidated:
-                    connection.detach()
+                self.watchdog.done(lent.raw)
 
     def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
         started = time.monotonic()
@@ -202,6 +151,8 @@ class Database:
                 if fault not in {Fault.CONTENTION, Fault.OUTAGE}:
                     raise
                 contention = fault is Fault.CONTENTION
+                if not contention:
+                    self.connections.close_ready()
                 uncertain = uncertain or not contention
                 if time.monotonic() - started >= (max(patience, _CONTENTION_SECONDS) if contention else patience):
                     raise self._final(verb, error, contention) from error
@@ -226,37 +177,18 @@ class Database:
         believe to hold locks that are its parent's.
         """
         if self._gate is not None and self._gate.close(self._busy_seconds + 1.0):
-            self.engine.dispose()
-        # Last: what is waited for may have to connect.
-        self._connecting.close(_CONNECTING_SECONDS)
+            self.connections.close_idle()
+        self.connections.rest()
 
     def resume(self) -> None:
         """Ends `rest`."""
-        self._connecting.open()
+        self.connections.resume()
         if self._gate is not None:
             self._gate.open()
 
     def retire(self) -> None:
-        """Closes the pool's connections; those in use, and any opened from now on, are closed after their use."""
-        self._retired = True
-        self.engine.dispose()
-        self.watchdog.rest()
-
-    def disown(self) -> None:
-        """In a forked child: lets go of the parent's sockets, which the server must see closed when the parent dies."""
-        for inherited in list(self._sockets.values()):
-            inherited.let_go()
-
-    def raw_connections(self) -> list[Any]:
-        """Every open driver connection: what a forked child must neither use nor close."""
-        return list(self._raw.values())
-
-
-def _name_the_verb(
-    connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
-) -> tuple[str, Any]:
-    verb = connection.get_execution_options().get("durable_sync_verb")
-    return (statement if verb is None else f"/* durable_sync {verb} */ {statement}"), parameters
+        """Closes connections; those in use, and any opened from now on, are closed after their use."""
+        self.connections.retire()
 
 
 def _checked(source: str | URL | Engine) -> tuple[URL, bool]:

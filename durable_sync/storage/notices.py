@@ -52,7 +52,7 @@ class Ears:
             self._database.dialect.cut(self._raw)
         with suppress(Exception):
             self._raw.close()
-        self._database.forget(self._raw)
+        self._database.connections.forget(self._raw)
 
 
 def _channel(storage: Storage) -> str:

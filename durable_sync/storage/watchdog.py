@@ -31,17 +31,26 @@ class Watchdog:
         self._ending = threading.Event()
         self._making = threading.local()
 
+    def watch(self, verb: str, raw: Any) -> None:
+        """Cuts the driver's connection if it is not `done` in time; `verb` names the operation in the log."""
+        self._watched[id(raw)] = (time.monotonic(), verb, raw)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._start()
+
+    def done(self, raw: Any) -> None:
+        """Ends `watch`."""
+        self._watched.pop(id(raw), None)
+
     @contextmanager
     def watching(self, verb: str, raw: Any) -> Generator[None]:
-        """Cuts the driver's connection if the block lasts too long; `verb` names it in the log."""
-        with self._lock:
-            self._watched[id(raw)] = (time.monotonic(), verb, raw)
-            if self._thread is None:
-                self._start()
+        """Cuts the driver's connection if the block lasts too long."""
+        self.watch(verb, raw)
         try:
             yield
         finally:
-            self._watched.pop(id(raw), None)
+            self.done(raw)
 
     @contextmanager
     def watching_new(self, verb: str) -> Generator[None]:
@@ -85,9 +94,13 @@ class Watchdog:
             self._cut_older_than(self.limit)
             idle = 0 if self._watched else idle + 1
             with self._lock:
-                if (ending or idle > _IDLE_LOOKS) and not self._watched:
-                    self._thread = None
+                if not (ending or idle > _IDLE_LOOKS):
+                    continue
+                # In this order: whoever begins to watch first tells what, and then looks for the thread.
+                thread, self._thread = self._thread, None
+                if not self._watched:
                     return
+                self._thread = thread
 
     def _cut_older_than(self, limit: float) -> None:
         now = time.monotonic()

@@ -137,7 +137,7 @@ def say(**said):
 
 executor.start()
 assert executor.enqueue(add, 1, 2).result(20) == 3
-inherited = {id(raw) for raw in executor._desk.storage.database.raw_connections()}
+inherited = {id(raw) for raw in executor._desk.storage.database.connections.raw_connections()}
 done, tell = os.pipe()
 for _ in range(3):
     if os.fork() == 0:
@@ -152,11 +152,12 @@ for _ in range(3):
 held = executor.enqueue(add.options(delay=3600), 4, 4).execution_id
 taken = []
 while True:
-    connection = executor._desk.storage.database.engine.connect()
+    lent = executor._desk.storage.database.connections.take("hold", reads=False)
     # SQLite's are closed before the fork.
-    if url.startswith("sqlite") or id(connection.connection.dbapi_connection) in inherited:
+    if url.startswith("sqlite") or id(lent.raw) in inherited:
         break
-    taken.append(connection)
+    taken.append(lent)
+connection = lent.connection
 with connection.begin():
     connection.exec_driver_sql(f"UPDATE durable_executions SET priority = 7 WHERE id = '{held}'")
     say(held=held)

@@ -28,7 +28,7 @@ executor.start()
 assert executor.enqueue(add, 1, 2).result(10) == [3, os.getpid()]
 # SQLite's are closed before the fork: its locks belong to the process.
 keeps = not url.startswith("sqlite")
-before = [id(raw) for raw in executor._desk.storage.database.raw_connections()]
+before = [id(raw) for raw in executor._desk.storage.database.connections.raw_connections()]
 assert before
 
 inherited = executor._desk.storage
@@ -48,7 +48,7 @@ assert [handle.result(20)[0] for handle in handles] == [n + 1 for n in range(20)
 _, status = os.waitpid(pid, 0)
 assert os.waitstatus_to_exitcode(status) == 0, status
 # The child has gone, and has taken no connection of ours with it.
-after = [id(raw) for raw in executor._desk.storage.database.raw_connections()]
+after = [id(raw) for raw in executor._desk.storage.database.connections.raw_connections()]
 assert not keeps or set(before) <= set(after), "the parent lost a connection"
 handles = [executor.enqueue(add, n, 2) for n in range(20)]
 assert [handle.result(20) for handle in handles] == [[n + 2, os.getpid()] for n in range(20)]

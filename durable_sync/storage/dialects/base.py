@@ -57,8 +57,8 @@ class Dialect:
     nodes_lock_alone: ClassVar[bool] = False
     """The server may be one of several that take writes, and whose row locks are their own: what a transaction has read
     holds until its COMMIT only where it has locked that very row."""
-    autocommit_is_free: ClassVar[bool] = False
-    """Reading outside of a transaction saves round trips; elsewhere, switching costs more than it saves."""
+    reads_in_autocommit: ClassVar[bool] = False
+    """A connection that only reads can do without transactions, which saves round trips."""
 
     def now(self) -> ColumnElement[int]:
         """The database's present time in microseconds, evaluated when the row is met."""

@@ -47,6 +47,7 @@ class MySQL(Dialect):
 
     server_clock = True
     skip_locked = True
+    reads_in_autocommit = True
     nodes_lock_alone = True  # Galera
 
     # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available; no such savepoint: a deadlock

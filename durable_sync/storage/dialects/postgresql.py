@@ -23,7 +23,7 @@ class PostgreSQL(Dialect):
     skip_locked = True
     update_returning = True
     arrays = True
-    autocommit_is_free = True
+    reads_in_autocommit = True
 
     _CONTENTION = frozenset({"40001", "40P01", "55P03"})
     # Class 08: connection; 57: operator intervention; 53: out of resources. 25006: a replica after failover; 25P03: a

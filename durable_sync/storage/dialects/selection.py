@@ -41,7 +41,7 @@ class _Portable:
     skip_locked = False
     update_returning = False
     arrays = False
-    autocommit_is_free = False
+    reads_in_autocommit = False
 
     is_in = Dialect.is_in
     is_among = Dialect.is_among

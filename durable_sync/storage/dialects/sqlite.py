@@ -23,7 +23,6 @@ class SQLite(Dialect):
     update_returning = True
     single_writer = True
     in_process = True
-    autocommit_is_free = True
 
     def engine_options(self) -> dict[str, Any]:
         return {}

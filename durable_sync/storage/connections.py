@@ -1,0 +1,192 @@
+"""The library's own connections: opened, kept ready between two uses, counted for forks, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.pool import QueuePool
+
+from durable_sync.forks import ForkGate, OpenSocket
+from durable_sync.storage.borrowing import Opener
+from durable_sync.storage.dialects import Dialect
+from durable_sync.storage.watchdog import Watchdog
+
+__all__ = ["Connections", "Lent"]
+
+_CONNECTING_SECONDS = 1.0
+"""A fork waits this long for connections that are being opened: a server that is away must not hold it up."""
+_VERB = "durable_sync_verb"
+
+
+@frozen
+class Lent:
+    """A connection in use by one thread."""
+
+    connection: Connection
+    raw: Any
+    """The driver's."""
+    reads: bool
+    info: dict[Any, Any]
+
+    def name(self, verb: str) -> None:
+        """Has its statements say what they are for."""
+        self.info[_VERB] = verb
+
+
+class Connections:
+    """Those to one database, of two kinds: to write in transactions, and to read by. For any thread.
+
+    Some of each kind are kept as they are, because a pool's checkout and return cost as much as a statement.
+    A user's engine serves only to open connections: its pool is never drained by us, and its isolation level is not
+    ours.
+    """
+
+    def __init__(
+        self, source: URL | Engine, url: URL, dialect: Dialect, *, pool_size: int, busy_seconds: float, limit: float
+    ) -> None:
+        self.watchdog = Watchdog(limit, dialect.cut)
+        self._dialect = dialect
+        self._kept = (pool_size + 1) // 2
+        self._connecting = ForkGate()
+        self._raw: dict[int, Any] = {}
+        self._sockets: dict[int, OpenSocket] = {}
+        self._retired = False
+        self._ready: dict[bool, list[Lent]] = {True: [], False: []}
+        self.engine = self._make_engine(source, url, pool_size, busy_seconds)
+        options: dict[str, Any] = {"durable_sync_read": True}
+        if dialect.reads_in_autocommit:
+            options["isolation_level"] = "AUTOCOMMIT"
+        self._reading = self.engine.execution_options(**options)
+
+    def _make_engine(self, source: URL | Engine, url: URL, pool_size: int, busy_seconds: float) -> Engine:
+        options = self._dialect.engine_options()
+        bounds = self._dialect.connect_args(url, self.watchdog.limit)
+        if isinstance(source, Engine):
+            opener = Opener(source, bounds, self.watchdog.meet)
+            options["creator"] = lambda: self._opened(opener.open)
+        else:
+            options["connect_args"] = bounds
+        engine = create_engine(
+            url,
+            poolclass=QueuePool,
+            pool_size=pool_size,
+            max_overflow=pool_size * 3,
+            pool_timeout=10,
+            # Every transaction is ended by whoever began it: one more ROLLBACK would be a round trip more.
+            pool_reset_on_return=None,
+            **options,
+        )
+        self._dialect.prepare(engine, busy_seconds=busy_seconds)
+        event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "close", self._closed)
+        event.listen(engine, "close_detached", self._closed)
+        event.listen(engine, "before_cursor_execute", _say_the_verb, retval=True)
+        return engine
+
+    def _connect(self, dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+        return self._opened(lambda: dialect.connect(*arguments, **options))
+
+    def _opened(self, connect: Callable[[], Any]) -> Any:
+        """A new driver's connection, which no fork can miss."""
+        with self._connecting:
+            raw = connect()
+            self.watchdog.meet(raw)
+            self._raw[id(raw)] = raw
+            # Not every driver has one to tell of.
+            with suppress(Exception):
+                descriptor = self._dialect.descriptor(raw)
+                if descriptor is not None:
+                    self._sockets[id(raw)] = OpenSocket.of(descriptor)
+            return raw
+
+    def _closed(self, raw: Any, _record: Any = None) -> None:
+        self.forget(raw)
+
+    def forget(self, raw: Any) -> None:
+        """A driver's connection is closed."""
+        self._raw.pop(id(raw), None)
+        self._sockets.pop(id(raw), None)
+
+    def take(self, verb: str, *, reads: bool) -> Lent:
+        """A connection for this thread, until `give_back`."""
+        try:
+            lent = self._ready[reads].pop()
+        except IndexError:
+            lent = self._open(verb, reads)
+        lent.name(verb)
+        return lent
+
+    def _open(self, verb: str, reads: bool) -> Lent:
+        with self.watchdog.watching_new(verb):
+            connection = (self._reading if reads else self.engine).connect()
+        return Lent(connection, connection.connection.dbapi_connection, reads, connection.info)
+
+    def give_back(self, lent: Lent, *, broken: bool) -> None:
+        """Keeps a connection for the next use, or closes it. Nobody knows in what state a broken one is."""
+        connection = lent.connection
+        if broken and not connection.invalidated:
+            connection.invalidate()
+        elif connection.in_transaction():
+            connection.rollback()
+        kept = self._ready[lent.reads]
+        if connection.invalidated or len(kept) >= self._kept:
+            self._close(lent)
+            return
+        kept.append(lent)
+        # Asked last: a retirement that came between would have missed it.
+        if self._retired:
+            self.close_ready()
+
+    def _close(self, lent: Lent) -> None:
+        connection = lent.connection
+        if self._retired and not connection.invalidated:
+            connection.detach()
+        connection.close()
+
+    def close_ready(self) -> None:
+        """Closes what is kept: what happened to one connection may have happened to all."""
+        for kind in self._ready.values():
+            while kind:
+                with suppress(Exception):
+                    self._close(kind.pop())
+
+    def rest(self) -> None:
+        """Before a fork: has no connection half open, until `resume`."""
+        # Last: what is waited for may have to connect.
+        self._connecting.close(_CONNECTING_SECONDS)
+
+    def resume(self) -> None:
+        """Ends `rest`."""
+        self._connecting.open()
+
+    def close_idle(self) -> None:
+        """Closes all that nobody uses."""
+        self.close_ready()
+        self.engine.dispose()
+
+    def retire(self) -> None:
+        """The same; those in use, and any opened from now on, are closed after their use."""
+        self._retired = True
+        self.close_idle()
+        self.watchdog.rest()
+
+    def disown(self) -> None:
+        """In a forked child: lets go of the parent's sockets, which the server must see closed when the parent dies."""
+        for inherited in list(self._sockets.values()):
+            inherited.let_go()
+
+    def raw_connections(self) -> list[Any]:
+        """Every open driver connection: what a forked child must neither use nor close."""
+        return list(self._raw.values())
+
+
+def _say_the_verb(
+    connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+) -> tuple[str, Any]:
+    verb = connection.info.get(_VERB)
+    return (statement if verb is None else f"/* durable_sync {verb} */ {statement}"), parameters
