@@ -15,6 +15,7 @@ from durable_sync.engine.background import Background, Settings
 from durable_sync.engine.callbacks import Callbacks
 from durable_sync.engine.interrupt import shielded
 from durable_sync.engine.messenger import Messenger
+from durable_sync.engine.recent import Recent
 from durable_sync.errors import ExecutionNotFoundError, ExecutorShutdownError, TaskCancelledError
 from durable_sync.execution import ErrorInfo, Execution
 from durable_sync.forks import keep_for_ever, on_fork
@@ -72,6 +73,7 @@ class Desk:
         self.storage = self._open_storage()
         self._messenger = self._make_messenger()
         self._callbacks = self._make_callbacks()
+        self._recent = Recent()
         self.background: Background | None = None
         """The threads, while started in this process."""
         self._prepared = False
@@ -86,7 +88,12 @@ class Desk:
     def enqueue(self, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts all of the rows or none, but those whose key is taken."""
         with shielded():
-            stored = self.prepared_storage().enqueue(rows, patience=CALLER_PATIENCE) if rows else []
+            storage = self.prepared_storage()
+            background = self.background
+            directly = len(rows) == 1 and background is not None
+            if directly and background is not None and background.direct.enqueue(rows[0], patience=CALLER_PATIENCE):
+                return [Enqueued(rows[0].execution_id, True)]
+            stored = storage.enqueue(rows, patience=CALLER_PATIENCE) if rows else []
             self.announce()
         return stored
 
@@ -117,6 +124,11 @@ class Desk:
         with shielded():
             return self._outputs(strict=True).of([OutputRow.of(stored)])[stored.execution_id]
 
+    def own_output(self, task_id: str, run_output: str) -> Any:
+        """The same of an execution whose output is its own, given as JSON text."""
+        with shielded():
+            return self._outputs(strict=True).run_output(task_id, run_output)
+
     def tree(self, execution_id: str) -> ExecutionTree:
         """An execution with all that is below it, in three queries."""
         stored = self.load(execution_id)
@@ -127,12 +139,26 @@ class Desk:
     def _outputs(self, *, strict: bool) -> Outputs:
         return Outputs(self.prepared_storage(), self._registry, self._serializer, strict=strict)
 
+    def recent_output(self, execution_id: str) -> str | None:
+        """The output, as JSON text, of an execution that this process has just seen complete; None says nothing."""
+        return self._recent.get(execution_id)
+
+    def holds(self, execution_id: str) -> bool:
+        """True if it runs in this process, which will tell of its end."""
+        background = self.background
+        return background is not None and self._pid == os.getpid() and background.attempts.holds(execution_id)
+
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
-        """Has `callback` called with the id of each of these once it has finished."""
+        """Has `callback` called with the id of each of these once it has finished; see `attend`."""
         with shielded():
             self.prepared_storage()
             with self._lock:
                 self._messenger.watch(execution_ids, callback)
+
+    def attend(self) -> None:
+        """Looks for what is watched, wherever it ends; until then only this process's own ends are heard of."""
+        with shielded(), self._lock:
+            self._messenger.attend()
 
     def call_back(self, execution_id: str, function: Callable[[], object]) -> None:
         """Calls a user's function because this execution has finished: on a thread where it may block."""
@@ -231,7 +257,7 @@ class Desk:
     def _start_background(self) -> None:
         storage = self.prepared_storage()
         background = Background(
-            self._settings, storage, self._registry, self._intake, self._serializer, self._messenger
+            self._settings, storage, self._registry, self._intake, self._serializer, self._messenger, self._recent
         )
         background.start()
         self.background = background

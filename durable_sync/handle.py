@@ -23,6 +23,9 @@ __all__ = ["TaskHandle"]
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
+_SOON = 0.01
+"""Seconds within which what is waited for may well end; only after them it is looked for in the database."""
+
 
 class TaskHandle(Generic[R_co]):
     """One execution, seen from any process. Cheap, and for any thread; it may outlive its executor's shutdown.
@@ -48,14 +51,22 @@ class TaskHandle(Generic[R_co]):
         `timeout` in seconds; TimeoutError once it has passed. ExecutionNotFoundError if there is no such
         execution, or the transaction that enqueued it has not committed.
         """
-        return self.desk.view(self._await(timeout), self._task)
+        return self.desk.view(cast(StoredExecution, self._await(timeout, self._finished)), self._task)
 
     def result(self, timeout: float | timedelta | None = None) -> R_co:
         """Blocks like `wait`; returns the output, or raises the TaskError that fits, with `execution` set.
 
         SerializationError if the stored output no longer fits the task's type.
         """
-        stored = self._await(timeout)
+        output = self.desk.recent_output(self.execution_id)
+        if output is None:
+            ended = self._await(timeout, self._finished_or_output)
+            if isinstance(ended, StoredExecution):
+                return self._result_of(ended)
+            output = ended
+        return cast(R_co, self.desk.own_output(self.task_id, output))
+
+    def _result_of(self, stored: StoredExecution) -> R_co:
         error = error_of(self.desk.view(stored, self._task))
         if error is not None:
             raise error
@@ -109,8 +120,20 @@ class TaskHandle(Generic[R_co]):
 
         self.desk.load(self.execution_id)
         self.desk.watch([self.execution_id], call)
+        self.desk.attend()
 
-    def _await(self, timeout: float | timedelta | None) -> StoredExecution:
+    def _finished(self) -> StoredExecution | None:
+        stored = self.desk.load(self.execution_id)
+        return stored if stored.status.is_finished else None
+
+    def _finished_or_output(self) -> StoredExecution | str | None:
+        output = self.desk.recent_output(self.execution_id)
+        return self._finished() if output is None else output
+
+    def _await(
+        self, timeout: float | timedelta | None, look: Callable[[], StoredExecution | str | None]
+    ) -> StoredExecution | str:
+        """What `look` finds once the execution has finished."""
         deadline = deadline_after(timeout)
         finished = threading.Event()
 
@@ -120,18 +143,26 @@ class TaskHandle(Generic[R_co]):
         self.desk.watch([self.execution_id], tell)
         try:
             with self.desk.waiting():
-                while True:
-                    stored = self.desk.load(self.execution_id)
-                    if stored.status.is_finished:
-                        return stored
-                    if not _wait_for(finished, deadline):
-                        raise TimeoutError(
-                            f"task {self.task_id!r} execution {self.execution_id} is {stored.status.value} "
-                            f"after {timeout} s"
-                        )
+                # Of the end of what runs here we are told, so there is no need to look before.
+                found = None if self.desk.holds(self.execution_id) else look()
+                if found is None and not _wait_for(finished, min(deadline, time.monotonic() + _SOON)):
+                    self.desk.attend()
+                while found is None:
+                    is_late = not _wait_for(finished, deadline)
                     finished.clear()
+                    found = look()
+                    if found is None and is_late:
+                        self._refuse_unfinished(timeout)
+                return found
         finally:
             self.desk.unwatch([self.execution_id], tell)
+
+    def _refuse_unfinished(self, timeout: float | timedelta | None) -> None:
+        status = self.desk.load(self.execution_id).status
+        if not status.is_finished:
+            raise TimeoutError(
+                f"task {self.task_id!r} execution {self.execution_id} is {status.value} after {timeout} s"
+            )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TaskHandle) and self.execution_id == other.execution_id

@@ -94,6 +94,7 @@ class _Arrivals(Generic[R]):
     def __enter__(self) -> _Arrivals[R]:
         for desk, ids in self._desks.items():
             desk.watch(ids, self._finished.put)
+            desk.attend()
             # The watch tells soon, but who comes with a timeout of zero wants to know now.
             for execution_id in desk.finished(ids):
                 self._finished.put(execution_id)

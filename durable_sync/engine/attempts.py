@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
 from typing import Any
 
@@ -180,6 +180,22 @@ class Attempts:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Attempt] = {}
+        self._claiming: dict[object, float] = {}
+
+    @contextmanager
+    def claiming(self) -> Generator[None]:
+        """A claim is under way until the end of the block, and what it wins is held by then."""
+        token = object()
+        self._claiming[token] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._claiming[token]
+
+    @property
+    def claiming_since(self) -> float | None:
+        """Monotonic time at which the first of the claims now under way began; None if there is none."""
+        return min(list(self._claiming.values()), default=None)
 
     def add(self, attempt: Attempt) -> None:
         """Holds an attempt whose claim has committed."""
@@ -203,6 +219,10 @@ class Attempts:
     def running(self) -> list[Attempt]:
         """What a thread is on."""
         return [attempt for attempt in self.all() if attempt.is_running]
+
+    def holds(self, execution_id: str) -> bool:
+        """True if there is an attempt of this execution whose outcome is not recorded."""
+        return any(held == execution_id for held, _ in list(self._held))
 
     def of_execution(self, execution_id: str) -> list[Attempt]:
         """The attempts of one execution: rarely more than one."""

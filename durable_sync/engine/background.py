@@ -12,6 +12,7 @@ from attrs import frozen
 from durable_sync.clock import steady_seconds
 from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
 from durable_sync.engine.claimer import Claimer, Pace
+from durable_sync.engine.direct import DirectClaimer
 from durable_sync.engine.heartbeat import Heartbeat
 from durable_sync.engine.interrupter import Interrupter
 from durable_sync.engine.lease import Lease
@@ -19,6 +20,7 @@ from durable_sync.engine.loop import Loop
 from durable_sync.engine.messenger import Messenger
 from durable_sync.engine.pool import WorkerPool
 from durable_sync.engine.reaper import Reaper
+from durable_sync.engine.recent import Recent
 from durable_sync.engine.recorder import Recorder
 from durable_sync.engine.runner import Runner
 from durable_sync.engine.spawner import Spawner
@@ -65,6 +67,7 @@ class Background:
         intake: Intake,
         serializer: Serializer,
         messenger: Messenger,
+        recent: Recent,
     ) -> None:
         self.settings = settings
         self.log = settings.logger or logging.getLogger(__name__)
@@ -79,7 +82,7 @@ class Background:
         label = settings.name
         self.pool = WorkerPool(self._run, settings.max_workers, label, on_free=self._freed)
         self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
-        self.recorder = Recorder(label, storage, self.attempts, recorded=self.effected)
+        self.recorder = Recorder(label, storage, self.attempts, recent=recent, recorded=self.effected)
         self.claimer = Claimer(
             label,
             storage,
@@ -93,13 +96,23 @@ class Background:
             give_back=lambda attempt: self.recorder.put(attempt, Outcome(release(started=False))),
             effected=self.effected,
         )
+        self.direct = DirectClaimer(
+            storage,
+            registry=registry,
+            queues=settings.queues,
+            lease=self.lease,
+            pool=self.pool,
+            attempts=self.attempts,
+            has_backlog=lambda: self.claimer.backlog,
+            give_back=lambda attempt: self.recorder.put(attempt, Outcome(release(started=False))),
+        )
         self._runner = Runner(
             Outputs(storage, registry, serializer),
             Spawner(intake, serializer, settings.max_children, settings.max_payload_bytes),
             is_outage=lambda error: storage.database.dialect.fault(error) in {Fault.OUTAGE, Fault.CONTENTION},
             may_start=self.lease.may_start_work,
             watch=self.interrupter.watch,
-            put=self.recorder.put,
+            put=self._put,
             ended=lambda _attempt, run_seconds: pace.note(run_seconds),
         )
         self.heartbeat = Heartbeat(
@@ -107,7 +120,6 @@ class Background:
             self.lifeline,
             lease=self.lease,
             attempts=self.attempts,
-            claiming_since=lambda: self.claimer.claiming_since,
             stop_attempt=self.interrupter.stop_attempt,
             lost=self._drop_queued,
         )
@@ -153,6 +165,13 @@ class Background:
     def _run(self, attempt: Attempt) -> None:
         self._runner.run(attempt)
 
+    def _put(self, attempt: Attempt, outcome: Outcome) -> None:
+        # A worker that has something else to run leaves the writing to a thread that writes for all.
+        if self.pool.room < 0 or self.claimer.backlog:
+            self.recorder.put(attempt, outcome)
+        else:
+            self.recorder.record(attempt, outcome)
+
     def _freed(self) -> None:
         if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
             self.claimer.wake()
@@ -183,7 +202,9 @@ class Background:
         """Stops claiming, lets running work end for up to `timeout` seconds, then gives back what is left."""
         deadline = None if timeout is None else time.monotonic() + timeout
         began = time.monotonic()
-        self.claimer.stop(_LAST_CLAIM_SECONDS)
+        self.claimer.request_stop()
+        self.direct.close(_LAST_CLAIM_SECONDS)
+        self.claimer.stop(max(began + _LAST_CLAIM_SECONDS - time.monotonic(), 0.0))
         claiming = time.monotonic() - began
         self.claimer.give_back_queued()
         for attempt in self.attempts.running():
@@ -200,7 +221,8 @@ class Background:
 
     def _holds_nothing(self) -> bool:
         # What is settled and not yet handed to the recorder is still among the attempts.
-        return not self.claimer.alive and self.recorder.idle and not len(self.attempts)
+        claims = self.claimer.alive or self.attempts.claiming_since is not None
+        return not claims and self.recorder.idle and not len(self.attempts)
 
     def _stop_loops(self, last: float) -> None:
         unfinished = self.supervisor.stop_all(max(last - 1.0 - time.monotonic(), 0.1))

@@ -90,8 +90,6 @@ class Claimer(Loop):
         """There may be more to claim than the last look took."""
         self.refill_at = 0
         """The pool's room at which it pays to claim again."""
-        self.claiming_since: float | None = None
-        """Monotonic time at which the claim now under way began; None between claims."""
 
     def wake(self) -> None:
         """Looks now, and often for a while."""
@@ -173,13 +171,10 @@ class Claimer(Loop):
     def _claim(self, candidates: Sequence[str], limit: int, executor_id: str) -> int:
         if not candidates or limit <= 0:
             return 0
-        self.claiming_since = time.monotonic()
-        try:
+        with self._attempts.claiming():
             claimed = self._storage.claim(candidates, limit=limit, executor_id=executor_id)
             for execution in claimed:
                 self._take_in(execution)
-        finally:
-            self.claiming_since = None
         # Others took what we saw: look further next time, where they aren't.
         contended = len(claimed) < min(limit, len(candidates))
         self._eagerness = min(self._eagerness * 2, _MAX_EAGERNESS) if contended else max(self._eagerness // 2, 1)

@@ -31,7 +31,6 @@ class Heartbeat(Loop):
         *,
         lease: Lease,
         attempts: Attempts,
-        claiming_since: Callable[[], float | None],
         stop_attempt: Callable[[Attempt, StopReason], bool],
         lost: Callable[[], None],
     ) -> None:
@@ -40,7 +39,6 @@ class Heartbeat(Loop):
         self._lease = lease
         self.longest_back_off = min(self.longest_back_off, lease.duration / 10)
         self._attempts = attempts
-        self._claiming_since = claiming_since
         self._stop_attempt = stop_attempt
         self._lost = lost
         self._renewed_at = steady_seconds()
@@ -127,7 +125,7 @@ class Heartbeat(Loop):
             elif identity not in owned and attempt.unqueue():
                 self._attempts.drop(attempt)
         # Asked before the look into memory: a claim that ends between the two has arrived there.
-        claiming_since = self._claiming_since()
+        claiming_since = self._attempts.claiming_since
         known = {attempt.identity for attempt in self._attempts.all()}
         self._release_strangers(owned - known, asked_at, claiming_since)
 

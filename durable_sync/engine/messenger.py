@@ -46,10 +46,14 @@ class Messenger:
         return [loop for loop in (self._watcher, self._notifier, self._listener) if loop is not None]
 
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
-        """Has `callback` called with the id of each of these once it has finished."""
+        """Has `callback` called with the id of each of these once it has finished; see `attend`."""
+        self._watcher.watch(execution_ids, callback)
+
+    def attend(self) -> None:
+        """Looks for what is watched, wherever it ends; until then only this process's own ends are heard of."""
         if self._listener is not None:
             self._listener.start()
-        self._watcher.watch(execution_ids, callback)
+        self._watcher.attend()
 
     def unwatch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
         """Takes back `watch`."""
@@ -87,6 +91,8 @@ class Messenger:
         for execution_id, callbacks in self._watcher.release().items():
             for callback in callbacks:
                 heir.watch([execution_id], callback)
+        if not heir.idle:
+            heir.attend()
 
     def stop(self, timeout: float) -> None:
         """Ends the threads."""

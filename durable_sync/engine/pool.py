@@ -64,10 +64,34 @@ class WorkerPool:
     def submit(self, attempt: Attempt) -> None:
         """Queues an attempt; RuntimeError if there is no thread, and the system starts none, to run it."""
         with self._lock:
-            if len(self._threads) <= min(self._load, self.size + self._lent - 1):
-                self._start_thread()
-            self._load += 1
+            self._add_load()
         self._queue.put(attempt)
+
+    def reserve(self) -> bool:
+        """Keeps a place for one attempt that would start at once; False if there is none."""
+        with self._lock:
+            if self._closed or self._load >= self.size + self._lent:
+                return False
+            try:
+                self._add_load()
+            except RuntimeError:
+                return False
+            return True
+
+    def submit_reserved(self, attempt: Attempt) -> None:
+        """Starts an attempt in the place that was kept for it."""
+        self._queue.put(attempt)
+
+    def unreserve(self) -> None:
+        """Gives back the place."""
+        with self._lock:
+            self._load -= 1
+        self._on_free()
+
+    def _add_load(self) -> None:
+        if len(self._threads) <= min(self._load, self.size + self._lent - 1):
+            self._start_thread()
+        self._load += 1
 
     def take_back(self) -> list[Attempt]:
         """Removes and returns what is queued and not started."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +11,9 @@ from attrs import frozen
 
 from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
 from durable_sync.engine.loop import Loop
+from durable_sync.engine.recent import Recent
 from durable_sync.errors import SerializationError
-from durable_sync.execution import ErrorInfo
+from durable_sync.execution import ErrorInfo, ExecutionStatus
 from durable_sync.storage.dialects import MAX_PACKET, Fault
 from durable_sync.storage.recording import ProgressMade, Recorded
 from durable_sync.storage.statements import Fenced
@@ -45,6 +47,14 @@ class _Entry:
         )
 
     @property
+    def output(self) -> str | None:
+        """The output as JSON text, if that is all there is to tell."""
+        values = self.outcome.transition.values
+        output = values.get("run_output")
+        whole = self.outcome.transition.target is ExecutionStatus.COMPLETED and "plan" not in values
+        return output if whole and isinstance(output, str) else None
+
+    @property
     def size(self) -> int:
         own = sum(len(value) for value in self.outcome.transition.values.values() if isinstance(value, str))
         return own + sum(len(birth.input) + _BYTES_A_BIRTH for birth in self.outcome.births)
@@ -61,20 +71,42 @@ class Recorder(Loop):
         storage: Storage,
         attempts: Attempts,
         *,
+        recent: Recent,
         recorded: Callable[[Effects], None],
     ) -> None:
         super().__init__(label)
         self._storage = storage
         self._attempts = attempts
+        self._recent = recent
         self._recorded = recorded
         self._waiting: deque[_Entry] = deque()
         self._batch: list[_Entry] = []
         self._uncertain = False
+        self._turn = threading.Lock()
 
     def put(self, attempt: Attempt, outcome: Outcome) -> None:
         """Hands over the outcome of an attempt that the caller has settled."""
         self._waiting.append(_Entry(attempt, outcome))
         self.wake()
+
+    def record(self, attempt: Attempt, outcome: Outcome) -> None:
+        """The same; the calling thread writes it, with all that waits, if nobody else is writing.
+
+        That saves two changes of threads, and is worth it where the caller has nothing else to do.
+        """
+        self._waiting.append(_Entry(attempt, outcome))
+        if not self._turn.acquire(blocking=False):
+            self.wake()
+            return
+        try:
+            self._write_batch()
+        except Exception as error:
+            # The loop's turn: it tries again, and complains.
+            self.log.debug("record: %s", error)
+        finally:
+            self._turn.release()
+        if not self.idle:
+            self.wake()
 
     @property
     def idle(self) -> bool:
@@ -83,6 +115,10 @@ class Recorder(Loop):
 
     def step(self) -> float:
         """Writes one batch; the next has gathered meanwhile."""
+        with self._turn:
+            return self._write_batch()
+
+    def _write_batch(self) -> float:
         if not self._batch:
             self._batch = self._gather()
         if not self._batch:
@@ -135,9 +171,11 @@ class Recorder(Loop):
         # Batches are settled from their beginning on; what is left is what a later failure tries again.
         del self._batch[: len(batch)]
         for entry in batch:
-            self._attempts.drop(entry.attempt)
             if entry.attempt.identity not in recorded.won:
                 self._tell_fenced(entry)
+            elif entry.output is not None:
+                self._recent.put(entry.attempt.claimed.execution_id, entry.output)
+            self._attempts.drop(entry.attempt)
         self._recorded(recorded.effects)
 
     def _tell_fenced(self, entry: _Entry) -> None:

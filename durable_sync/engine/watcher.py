@@ -28,15 +28,26 @@ class Watcher(Loop):
         self._watched_lock = threading.Lock()
         self._watched: dict[str, list[Callable[[str], None]]] = {}
         self._youngest = 0.0
+        self._next_look = float("inf")
 
     def watch(self, execution_ids: Iterable[str], callback: Callable[[str], None]) -> None:
-        """Has `callback` called with the id of each of these once it has finished, on some thread of ours."""
+        """Has `callback` called with the id of each of these once it has finished, on some thread of ours.
+
+        That the database is looked into for them begins with `attend`.
+        """
         with self._watched_lock:
             for execution_id in execution_ids:
                 self._watched.setdefault(execution_id, []).append(callback)
-            self._youngest = time.monotonic()
+
+    def attend(self) -> None:
+        """Looks after what is watched: soon, and then less and less often."""
+        now = time.monotonic()
+        with self._watched_lock:
+            self._youngest = now
+            soon = self._next_look <= now + _QUICKEST_POLL
         self.start()
-        self.wake()
+        if not soon:
+            self.wake()
 
     def unwatch(self, execution_ids: Iterable[str], callback: Callable[[str], None]) -> None:
         """Takes back `watch`."""
@@ -71,12 +82,16 @@ class Watcher(Loop):
         """Looks after all that are watched."""
         with self._watched_lock:
             watched = list(self._watched)
-            youngest = self._youngest
+            # Who attends during the look wants another one.
+            self._next_look = float("inf")
         if not watched:
             return float("inf")
         self.finished(self._storage.finished(watched))
-        age = time.monotonic() - youngest
-        return min(max(age * _POLL_BY_AGE, _QUICKEST_POLL), self._poll_interval)
+        with self._watched_lock:
+            now = time.monotonic()
+            delay = min(max((now - self._youngest) * _POLL_BY_AGE, _QUICKEST_POLL), self._poll_interval)
+            self._next_look = now + delay
+        return delay
 
     def _call(self, callback: Callable[[str], None], execution_id: str) -> None:
         try:

@@ -181,7 +181,8 @@ def take(
 
 
 def _all(connection: Connection, statement: Any, given: Mapping[str, Any]) -> list[Any]:
-    return list(connection.execute(statement, given).all())
+    result: Any = connection.execute(statement, given)
+    return list(result)
 
 
 def _guarded(sql: Sql) -> Update:
@@ -198,7 +199,8 @@ def _claiming(sql: Sql) -> Any:
     else:
         # A CTE, because a planner may run a subquery with LIMIT more than once.
         chosen = c.id == _lockable(sql).cte("picked").c.id
-    return _guarded(sql).where(chosen).returning(*_claimed_columns(sql))
+    statement: Any = _guarded(sql).where(chosen)
+    return statement.returning(*_claimed_columns(sql))
 
 
 def _take_in_two_steps(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Any]:

@@ -148,6 +148,12 @@ class Connections:
             connection.detach()
         connection.close()
 
+    @property
+    def in_use(self) -> int:
+        """How many a thread has taken and not given back, or listens on."""
+        pool: Any = self.engine.pool
+        return int(pool.checkedout()) - sum(len(kind) for kind in self._ready.values())
+
     def close_ready(self) -> None:
         """Closes what is kept: what happened to one connection may have happened to all."""
         for kind in self._ready.values():

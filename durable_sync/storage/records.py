@@ -105,6 +105,31 @@ class ClaimedExecution:
             error=row.error,
         )
 
+    @classmethod
+    def born(cls, row: NewExecution) -> ClaimedExecution:
+        """What was inserted claimed: its first attempt."""
+        return cls(
+            execution_id=row.execution_id,
+            task_id=row.task_id,
+            claim_token=1,
+            starts=1,
+            failures=0,
+            recoveries=0,
+            max_recoveries=row.max_recoveries,
+            idle_for=0,
+            # Only their difference counts.
+            first_started_at=0,
+            started_at=0,
+            timeout=row.timeout,
+            max_retries=row.max_retries,
+            queue=row.queue,
+            priority=row.priority,
+            lineage=None,
+            input=row.input,
+            input_from=None,
+            error=None,
+        )
+
 
 @frozen(kw_only=True)
 class StoredExecution:

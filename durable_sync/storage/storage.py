@@ -144,6 +144,19 @@ class Storage:
 
         return self.database.transact("enqueue", insert, patience=patience)
 
+    def enqueue_claimed(self, row: NewExecution, *, executor_id: str, patience: float) -> tuple[bool, bool]:
+        """Inserts a row that this executor has claimed already: whether the row is there, and whether it is claimed.
+
+        Not there: the executor is dead. There and not claimed: an earlier try wrote it, and it has been released since.
+        """
+        return self.database.transact(
+            "enqueue",
+            lambda tx: enqueueing.enqueue_claimed(
+                self.sql, tx.connection, row, executor_id=executor_id, uncertain=tx.uncertain
+            ),
+            patience=patience,
+        )
+
     def enqueue_within(self, connection: Connection, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts the rows in a transaction of the caller's."""
         self.database.dialect.adopt(connection.connection.dbapi_connection)

@@ -84,8 +84,8 @@ def test_a_sleeper_holds_nothing(new_executor: NewExecutor) -> None:
 
     assert executor.running_execution_ids == frozenset()
     assert {handle.get_execution().status for handle in handles} == {ExecutionStatus.SLEEPING}
-    pool = executor._desk.storage.database.engine.pool
-    wait_until(lambda: pool.checkedout() <= 1, message=lambda: f"{pool.checkedout()} connections are in use")
+    connections = executor._desk.storage.database.connections
+    wait_until(lambda: connections.in_use <= 1, message=lambda: f"{connections.in_use} connections are in use")
 
 
 @every_path

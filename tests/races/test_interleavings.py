@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from durable_sync import (
@@ -110,7 +111,7 @@ def test_1_a_claim_that_never_arrived_is_released(
             executor.enqueue(occupy)
             gate.wait_for_arrivals()
         lost = _lose_a_claim(monkeypatch, loss)
-        handle = executor.enqueue(run)
+        handle = executor.enqueue(run.options(key="not claimed at once"))
         wait_for(lost)
         assert row(database_url, handle.execution_id, "status") == ("running",)
         assert runs == []
@@ -172,7 +173,7 @@ def test_1_a_claim_that_arrives_late_is_not_released(
             # Second sight of the row: the claim arrives between the look into memory and the judgement.
             claimed.open()
             ran.wait_for_arrivals()
-            wait_until(lambda: executor._desk.background.claimer.claiming_since is None)
+            wait_until(lambda: executor._desk.background.attempts.claiming_since is None)
             finished.set()
         release(self, unknown, *args)
 
@@ -190,7 +191,7 @@ def test_1_a_claim_that_arrives_late_is_not_released(
 
         monkeypatch.setattr(Storage, "claim", claim_slowly)
         with caplog.at_level(logging.WARNING, "durable_sync"):
-            handle = executor.enqueue(run)
+            handle = executor.enqueue(run.options(key="not claimed at once"))
             wait_for(finished)
             compared = counted(monkeypatch, executor._desk.background.heartbeat)
             wait_for_steps(compared, 2)
@@ -199,6 +200,126 @@ def test_1_a_claim_that_arrives_late_is_not_released(
         occupied.open()
     assert row(database_url, handle.execution_id, "claim_token, starts") == (1, 1)
     assert "never arrived" not in caplog.text
+
+
+def test_1_a_direct_claim_whose_answer_was_lost_is_found(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An execution that was enqueued claimed, and whose COMMIT was never answered, is found to be so and run, once."""
+    executor = DurableExecutor(database_url, lease=2, max_workers=4)
+    runs: list[int] = []
+
+    @executor.task
+    def run(ctx: TaskContext) -> int:
+        runs.append(ctx.attempt)
+        return ctx.attempt
+
+    with executor:
+        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
+        answers = LostAnswers(monkeypatch, "enqueue", times=2)
+        handle = executor.enqueue(run)
+        assert handle.result(timeout=PATIENCE) == 0
+    assert answers.seen_uncertain == [False, True, True]
+    assert runs == [0]
+    assert row(database_url, handle.execution_id, "claim_token, starts, recoveries") == (1, 1, 0)
+
+
+def test_1_a_direct_claim_that_never_arrived_is_released(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An enqueue that gave up, and had enqueued it claimed, leaves nothing behind that nobody runs."""
+    executor = DurableExecutor(database_url, lease=2, max_workers=4, poll_interval=0.2)
+    monkeypatch.setattr("durable_sync.desk.CALLER_PATIENCE", 0.0)
+
+    @executor.task
+    def run() -> str:
+        return "ran"
+
+    with executor:
+        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
+        LostAnswers(monkeypatch, "enqueue")
+        with pytest.raises(DBAPIError):
+            executor.enqueue(run)
+        ((execution_id, status),) = rows(database_url, "id, status")
+        assert status == "running"
+        assert executor.get_handle(run, execution_id).result(timeout=PATIENCE) == "ran"
+    assert row(database_url, execution_id, "claim_token, starts, recoveries") == (2, 1, 0)
+
+
+def test_1_a_direct_claim_that_arrives_late_is_not_released(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row that is inserted claimed, and whose enqueue is slow to return, is left alone."""
+    executor = DurableExecutor(database_url, lease=2, max_workers=4)
+    inserted = Gate()
+    insert = Storage.enqueue_claimed
+
+    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
+        result = insert(*args, **kwargs)
+        inserted.pass_through()
+        return result
+
+    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
+
+    @executor.task
+    def run() -> str:
+        return "ran"
+
+    with executor:
+        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
+        enqueued = in_thread(executor.enqueue, run)
+        inserted.wait_for_arrivals()
+        wait_until(lambda: executor._desk.background.heartbeat._strangers, PATIENCE)
+        wait_for_steps(counted(monkeypatch, executor._desk.background.heartbeat), 3)
+        inserted.open()
+        assert enqueued.result(PATIENCE).result(timeout=PATIENCE) == "ran"
+    assert rows(database_url, "claim_token, starts") == [(1, 1)]
+    assert "never arrived" not in caplog.text
+
+
+def test_1_nothing_is_claimed_directly_for_the_dead(database_url: str) -> None:
+    """An incarnation that was declared dead, and doesn't know it yet, gets nothing: the execution waits for a claim."""
+    executor = DurableExecutor(database_url, lease=30, max_workers=4)
+
+    @executor.task
+    def run() -> str:
+        return "ran"
+
+    with executor:
+        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
+        open_storage(database_url).resign(executor._desk.background.lease.executor_id)
+        handle = executor.enqueue(run)
+        assert row(database_url, handle.execution_id, "status, executor_id, starts") == ("ready", None, 0)
+
+
+def test_1_a_shutdown_gives_back_what_is_being_inserted_claimed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An enqueue that is under way at a shutdown, and slow, has its execution given back: nothing runs after it."""
+    executor = DurableExecutor(database_url, max_workers=4)
+    inserted = Gate()
+    insert = Storage.enqueue_claimed
+    runs: list[int] = []
+
+    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
+        result = insert(*args, **kwargs)
+        inserted.pass_through()
+        return result
+
+    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
+
+    @executor.task
+    def run() -> None:
+        runs.append(1)
+
+    executor.start()
+    wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
+    enqueued = in_thread(executor.enqueue, run)
+    inserted.wait_for_arrivals()
+    background = executor._desk.background
+    stopped = in_thread(executor.shutdown, timeout=0)
+    wait_until(lambda: background.direct._closed and background.claimer.stopping, PATIENCE)
+    inserted.open()
+    handle = enqueued.result(PATIENCE)
+    stopped.result(PATIENCE)
+    assert runs == []
+    assert row(database_url, handle.execution_id, "status, starts, recoveries") == ("ready", 0, 0)
 
 
 # 2. Reap against renew
@@ -501,7 +622,10 @@ def test_6_the_last_chance_is_taken_with_nothing_beside(database_url: str, monke
 # 7. An interrupt while the task is inside the library
 
 
-def test_7_an_interrupt_waits_until_an_enqueue_is_through(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("verb", "key"), [("enqueue_claimed", None), ("enqueue", "not claimed at once")])
+def test_7_an_interrupt_waits_until_an_enqueue_is_through(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, verb: str, key: str | None
+) -> None:
     """A task that is stopped while it enqueues has enqueued once, and gets no further than that."""
     executor = DurableExecutor(database_url, max_workers=2)
     got_further: list[str] = []
@@ -512,12 +636,12 @@ def test_7_an_interrupt_waits_until_an_enqueue_is_through(database_url: str, mon
 
     @executor.task(timeout=0.2)
     def parent() -> None:
-        handle = executor.enqueue(child)
+        handle = executor.enqueue(child.options(key=key))
         got_further.append(handle.execution_id)
 
     executor.start()
     handle = executor.enqueue(parent.options(delay=0.3))
-    gate = held_after(monkeypatch, enqueueing, "enqueue")
+    gate = held_after(monkeypatch, enqueueing, verb)
     gate.wait_for_arrivals()
     (attempt,) = executor._desk.background.attempts.running()
     wait_until(lambda: attempt.interruptible.interrupted, PATIENCE)
