@@ -43,13 +43,18 @@ _LEASE_COLUMNS = {
     "old_lease": ("BIGINT", "OLD.lease_expires_at"),
     "new_lease": ("BIGINT", "NEW.lease_expires_at"),
 }
+_BIRTH = {"old_status": "'absent'", "old_token": "0", "recovers": "0"}
+_BORN_CLAIMED = "NEW.status = 'running'"
 _MOVED = "OLD.status <> NEW.status OR OLD.claim_token <> NEW.claim_token OR OLD.finished_at IS NOT NULL"
 _DEATH = "OLD.dead_at IS NOT NULL OR NEW.dead_at IS NOT NULL"
 
 
 @frozen
 class Move:
-    """One UPDATE of an execution, in the order in which they were made to that execution."""
+    """One UPDATE of an execution, in the order in which they were made to that execution.
+
+    Or the INSERT by which it was enqueued and claimed: its `old_status` is "absent", its `old_token` 0.
+    """
 
     execution_id: str
     old_status: str
@@ -108,8 +113,13 @@ def install(engine: Engine) -> None:
             ("durable_executions", "audit_moves", _MOVE_COLUMNS, _MOVED),
             ("durable_executors", "audit_leases", _LEASE_COLUMNS, _DEATH),
         ):
-            for statement in _statements(name, table, log, columns, condition):
+            connection.exec_driver_sql(_table(name, log, columns))
+            values = {column: value for column, (_, value) in columns.items()}
+            for statement in _trigger(name, "UPDATE", table, log, values, condition):
                 connection.exec_driver_sql(statement)
+        values = {column: value for column, (_, value) in _MOVE_COLUMNS.items() if "OLD." not in value} | _BIRTH
+        for statement in _trigger(name, "INSERT", "durable_executions", "audit_moves", values, _BORN_CLAIMED):
+            connection.exec_driver_sql(statement)
 
 
 def now(engine: Engine) -> int:
@@ -119,21 +129,22 @@ def now(engine: Engine) -> int:
         return int(connection.exec_driver_sql(f"SELECT {_NOW[name]}").scalar_one())
 
 
-def _statements(name: str, table: str, log: str, columns: dict[str, tuple[str, str]], condition: str) -> list[str]:
+def _table(name: str, log: str, columns: dict[str, tuple[str, str]]) -> str:
     declared = ", ".join(f"{column} {kind}" for column, (kind, _) in columns.items())
-    made = f"CREATE TABLE {log} (seq {_SERIAL[name]}, {declared}, at BIGINT)"
-    values = ", ".join(value for _, value in columns.values())
-    insert = f"INSERT INTO {log} ({', '.join(columns)}, at) VALUES ({values}, {_NOW[name]});"
+    return f"CREATE TABLE {log} (seq {_SERIAL[name]}, {declared}, at BIGINT)"
+
+
+def _trigger(name: str, event: str, table: str, log: str, values: dict[str, str], condition: str) -> list[str]:
+    """Logs these values whenever an INSERT or UPDATE (`event`) meets the condition."""
+    insert = f"INSERT INTO {log} ({', '.join(values)}, at) VALUES ({', '.join(values.values())}, {_NOW[name]});"
+    made = f"CREATE TRIGGER {log}_{event} AFTER {event} ON {table}"
     if name == "sqlite":
-        return [made, f"CREATE TRIGGER {log}_t AFTER UPDATE ON {table} WHEN {condition} BEGIN {insert} END"]
+        return [f"{made} WHEN {condition} BEGIN {insert} END"]
     if name == "postgresql":
-        function = (
-            f"CREATE FUNCTION {log}_f() RETURNS trigger AS $$ BEGIN {insert} RETURN NULL; END $$ LANGUAGE plpgsql"
-        )
-        row = f"FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {log}_f()"
-        return [made, function, f"CREATE TRIGGER {log}_t AFTER UPDATE ON {table} {row}"]
-    body = f"BEGIN IF {condition} THEN {insert} END IF; END"
-    return [made, f"CREATE TRIGGER {log}_t AFTER UPDATE ON {table} FOR EACH ROW {body}"]
+        called = f"{log}_{event}_f()"
+        function = f"CREATE FUNCTION {called} RETURNS trigger AS $$ BEGIN {insert} RETURN NULL; END $$ LANGUAGE plpgsql"
+        return [function, f"{made} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {called}"]
+    return [f"{made} FOR EACH ROW BEGIN IF {condition} THEN {insert} END IF; END"]
 
 
 def _read(engine: Engine, columns: str, table: str, order: str) -> list[Any]:

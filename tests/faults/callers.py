@@ -15,7 +15,7 @@ from tests.faults.checker import Account
 from tests.faults.workload import one_of_each, registry
 from tests.waiting import wait_until
 
-__all__ = ["Caller", "accounted"]
+__all__ = ["Caller", "accounted", "unacknowledged"]
 
 
 class Caller:
@@ -74,6 +74,16 @@ def accounted(account: Account, callers: Sequence[Caller]) -> Account:
     be lost.
     """
     enqueued = [*account.enqueued, *(name for caller in callers for name in caller.acknowledged)]
-    told = set(enqueued)
+    return _with_untold(evolve(account, enqueued=enqueued), sum(len(caller.errors) for caller in callers))
+
+
+def unacknowledged(account: Account) -> Account:
+    """The account, with what processes enqueued that died before they could note it."""
+    told = account.history.told
+    return _with_untold(account, len(told.get("enqueueing", [])) - len(told.get("enqueued", [])))
+
+
+def _with_untold(account: Account, most: int) -> Account:
+    told = set(account.enqueued)
     untold = [row.id for row in account.rows if row.parent_id is None and row.id not in told]
-    return evolve(account, enqueued=[*enqueued, *untold[: sum(len(caller.errors) for caller in callers)]])
+    return evolve(account, enqueued=[*account.enqueued, *untold[:most]])

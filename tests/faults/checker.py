@@ -116,7 +116,7 @@ def _tokens(run: _Run) -> Iterator[str]:
             if move.old_token != highest:
                 yield f"{name}: claim token {move.old_token} after {highest}: tokens went back, or an update is missing"
             claims = move.new_status == "running"
-            if claims and move.old_status != "ready":
+            if claims and move.old_status not in {"absent", "ready"}:
                 yield f"{name}: was claimed while it was {move.old_status}"
             if claims and move.new_token <= highest:
                 yield f"{name}: was claimed under token {move.new_token}, and {highest} had been used"

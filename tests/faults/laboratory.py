@@ -43,6 +43,8 @@ class Laboratory:
         """Leases that the test itself gave back."""
         self.cancelled: list[str] = []
         self.may_be_cancelled: list[str] = []
+        self.arguments: list[str] = []
+        """Further arguments of each process."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +66,7 @@ class Laboratory:
 
     def start_with(self, *arguments: str, **options: Any) -> Worker:
         """The same, with further arguments of the process."""
-        more = [] if self.mutant is None else ["--mutant", self.mutant]
+        more = [*self.arguments, *([] if self.mutant is None else ["--mutant", self.mutant])]
         return self.workers.start("--options", json.dumps({**self.options, **options}), *more, *arguments)
 
     def replace_dead(self) -> None:
@@ -106,9 +108,10 @@ class Laboratory:
 
     def account(self, **changes: Any) -> Account:
         """All that is known now."""
+        told = history.read(history_in(self.folder))
         account = Account(
-            enqueued=list(self.enqueued),
-            history=history.read(history_in(self.folder)),
+            enqueued=[*self.enqueued, *told.told.get("enqueued", [])],
+            history=told,
             moves=audit.moves(self.engine),
             lease_changes=[change for change in audit.lease_changes(self.engine) if change.owner not in self.resigned],
             rows=audit.rows(self.engine),

@@ -12,12 +12,12 @@ __all__ = ["arrange"]
 
 def arrange(order: Path) -> None:
     """Stops this process before its next COMMIT of a write once the file `order` exists, which is taken away then."""
-    from durable_sync.storage.database import Database
+    from durable_sync.storage.connections import Connections
 
-    make = Database._make_engine
+    make = Connections._make_engine
 
-    def make_engine(self: Database) -> Any:
-        engine = make(self)
+    def make_engine(self: Connections, *how: Any) -> Any:
+        engine = make(self, *how)
         do_commit = engine.dialect.do_commit
 
         def interrupted(connection: Any) -> None:
@@ -31,4 +31,4 @@ def arrange(order: Path) -> None:
         engine.dialect.do_commit = interrupted  # type: ignore[method-assign]
         return engine
 
-    Database._make_engine = make_engine  # type: ignore[method-assign]
+    Connections._make_engine = make_engine  # type: ignore[method-assign]

@@ -19,14 +19,14 @@ MODES = ("before", "after", "lost")
 
 def arrange(place: int, mode: str, reached: str) -> None:
     """Spoils the COMMIT number `place`, counted from 1; the file `reached` is made when it comes."""
-    from durable_sync.storage.database import Database
+    from durable_sync.storage.connections import Connections
 
-    make = Database._make_engine
+    make = Connections._make_engine
     numbers = count(1)
     lock = threading.Lock()
 
-    def make_engine(self: Database) -> Any:
-        engine = make(self)
+    def make_engine(self: Connections, *how: Any) -> Any:
+        engine = make(self, *how)
         do_commit = engine.dialect.do_commit
 
         def spoiled(connection: Any) -> None:
@@ -45,7 +45,7 @@ def arrange(place: int, mode: str, reached: str) -> None:
         engine.dialect.do_commit = spoiled  # type: ignore[method-assign]
         return engine
 
-    Database._make_engine = make_engine  # type: ignore[method-assign]
+    Connections._make_engine = make_engine  # type: ignore[method-assign]
 
 
 def _lost_answer(connection: Any) -> Exception:

@@ -124,4 +124,5 @@ def fill(disk: Disk, caller: Caller) -> None:
         disk.fill()
         return len(caller.errors) > before
 
-    wait_until(told, 60, "an error for the caller")
+    # MariaDB waits for room, until the connection is cut.
+    wait_until(told, 120, "an error for the caller")

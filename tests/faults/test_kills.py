@@ -9,9 +9,13 @@ from pathlib import Path
 
 from tests.crashes.checker import Crash
 from tests.crashes.processes import Worker
-from tests.faults.figures import database_of, note, size
+from tests.faults import audit
+from tests.faults.callers import unacknowledged
+from tests.faults.checker import check
+from tests.faults.figures import IS_FULL, database_of, note, size
 from tests.faults.laboratory import Laboratory
 from tests.faults.workload import mixture
+from tests.waiting import wait_until
 
 LEASE = 2.0
 
@@ -19,26 +23,36 @@ LEASE = 2.0
 def test_kills(database_url: str, tmp_path: Path) -> None:
     """Four processes, one of which is killed every second: nothing is lost, nothing ends twice, recovery is prompt."""
     crashes: list[Crash] = []
+    enqueues = size(full=60, short=3)
     with Laboratory(database_url, tmp_path, lease=LEASE) as laboratory:
-        ids = laboratory.enqueue(mixture(size(full=10_000, short=800), 0.02))
-        for _ in range(4):
-            laboratory.start()
 
         def kill_one() -> None:
             crashes.append(random.choice(laboratory.workers.all).kill())
             laboratory.replace_dead()
 
+        # While there is no backlog, what they enqueue themselves is claimed as it is enqueued.
+        laboratory.arguments = ["--enqueues", "1000"]
+        for _ in range(4):
+            laboratory.start()
+        for _ in range(enqueues):
+            time.sleep(1.0)  # the rhythm of the fault
+            kill_one()
+        laboratory.arguments = []
+        ids = laboratory.enqueue(mixture(size(full=10_000, short=800), 0.02))
+
         seconds = laboratory.run(every=1.0, disturb=kill_one, deadline=size(full=600.0, short=30.0))
-        problems = laboratory.problems()
+        account = unacknowledged(laboratory.account())
+        problems = check(account)
         recoveries = laboratory.recoveries(crashes)
-        executions = len(laboratory.account().rows)
+        directly = sum(move.old_status == "absent" for move in account.moves)
     slowest = max(recoveries, default=0.0)
     name = database_of(database_url)
     note(
         "kills",
         name,
         roots=len(ids),
-        executions=executions,
+        executions=len(account.rows),
+        claimed_as_enqueued=directly,
         kills=len(crashes),
         seconds=round(seconds, 1),
         problems=len(problems),
@@ -46,6 +60,7 @@ def test_kills(database_url: str, tmp_path: Path) -> None:
         slowest_recovery=round(slowest, 2),
     )
     assert problems == []
+    assert directly > 0
     assert slowest <= LEASE + (4.0 if name == "SQLite" else 1.0)
 
 
@@ -60,10 +75,13 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
         def suspend_one() -> None:
             laboratory.enqueue(mixture(80, 0.3)[:40])
             chosen = random.choice(laboratory.workers.all)
+            before = taken(laboratory)
             chosen.send(signal.SIGSTOP)
             suspended.append(chosen)
             # Longer than the lease, so that others take its work; the length itself is the fault.
             time.sleep(random.uniform(1.3, 2.0))
+            if not IS_FULL:
+                wait_until(lambda: taken(laboratory) > before, 30, "others take its work")
             chosen.send(signal.SIGCONT)
 
         for _ in range(times):
@@ -71,7 +89,7 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
         laboratory.settle(120.0)
         problems = laboratory.problems()
         refused = sum(worker.log.count("lease of executor") for worker in laboratory.workers.all)
-        recovered = sum(move.recovers for move in laboratory.account().moves)
+        recovered = taken(laboratory)
     note(
         "suspensions",
         database_of(database_url),
@@ -82,3 +100,8 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
     )
     assert problems == []
     assert recovered > 0
+
+
+def taken(laboratory: Laboratory) -> int:
+    """How often work was taken from an owner."""
+    return sum(move.recovers for move in audit.moves(laboratory.engine))

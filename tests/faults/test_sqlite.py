@@ -37,6 +37,7 @@ def test_stopped_inside_a_write(sqlite_url: str, tmp_path: Path, monkeypatch: py
     refusals: list[float] = []
     reads: list[float] = []
     freed: list[float] = []
+    worked_again: list[float] = []
     crashes: list[Crash] = []
     with Laboratory(sqlite_url, tmp_path, lease=LEASE) as laboratory, Caller(sqlite_url, pause=0.01) as caller:
         workers = [*(laboratory.start() for _ in range(3)), laboratory.start_with("--stop-in-write", str(order))]
@@ -58,12 +59,12 @@ def test_stopped_inside_a_write(sqlite_url: str, tmp_path: Path, monkeypatch: py
             if killed:
                 workers[-1] = laboratory.start_with("--stop-in-write", str(order))
             wait_until(lambda: all_work(laboratory, workers, freed[-1]), 30, "every process works again")
+            worked_again.append(max(working_since(laboratory, freed[-1])[worker.name] for worker in workers))
             caller.go_on(acknowledged=5)
         caller.stop()
         laboratory.settle(120.0)
         account = accounted(laboratory.account(), [caller])
         problems = check(account)
-        works_again = max(max(working_since(laboratory, since).values()) for since in freed)
         recoveries = laboratory.recoveries(crashes)
         # From those who could not renew their leases while they waited for the lock.
         taken = sum(move.recovers for move in account.moves) - len(recoveries)
@@ -79,7 +80,7 @@ def test_stopped_inside_a_write(sqlite_url: str, tmp_path: Path, monkeypatch: py
         slowest_refusal=round(max(refusals), 2),
         slowest_read=round(max(reads), 2),
         slowest_enqueue=round(caller.slowest, 2),
-        works_again=round(works_again, 2),
+        works_again=round(max(worked_again), 2),
         recovered=len(recoveries),
         taken_from_the_living=taken,
         slowest_recovery=round(max(recoveries, default=0.0), 2),
@@ -93,7 +94,7 @@ def test_stopped_inside_a_write(sqlite_url: str, tmp_path: Path, monkeypatch: py
     # It may have to wait for a thread of its own process first, and for the file then.
     assert max(refusals) <= desk.CALLER_PATIENCE + 2 * BUSY + 1.0
     assert max(reads) <= READ
-    assert works_again <= WORKS_AGAIN
+    assert max(worked_again) <= WORKS_AGAIN
     assert max(recoveries, default=0.0) <= LEASE + 4.0
 
 
