@@ -14,6 +14,7 @@ from tests.faults.callers import unacknowledged
 from tests.faults.checker import check
 from tests.faults.figures import IS_FULL, database_of, note, size
 from tests.faults.laboratory import Laboratory
+from tests.faults.working import working_since
 from tests.faults.workload import mixture
 from tests.waiting import wait_until
 
@@ -73,8 +74,10 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
             laboratory.start()
 
         def suspend_one() -> None:
+            since = time.monotonic()
             laboratory.enqueue(mixture(80, 0.3)[:40])
             chosen = random.choice(laboratory.workers.all)
+            wait_until(lambda: chosen.name in working_since(laboratory, since), 30, "it works")
             before = taken(laboratory)
             chosen.send(signal.SIGSTOP)
             suspended.append(chosen)

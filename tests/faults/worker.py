@@ -74,6 +74,8 @@ def _enqueue(executor: DurableExecutor, number: int) -> None:
         history.append(path, event="enqueueing", execution_id="")
         handle = executor.enqueue(plain, 0.02)
         history.append(path, event="enqueued", execution_id=handle.execution_id)
+        # Or there would soon be more than there are free workers.
+        handle.result(60)
 
 
 def _end_with(parent: int) -> None:
