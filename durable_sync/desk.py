@@ -24,6 +24,7 @@ from durable_sync.intake import Intake
 from durable_sync.outputs import Outputs
 from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import Serializer
+from durable_sync.storage.grouping import EnqueueGroup
 from durable_sync.storage.keys import Enqueued
 from durable_sync.storage.records import NewExecution, OutputRow, StoredExecution
 from durable_sync.storage.sleepers import Awakening, FormerSleeper
@@ -71,6 +72,7 @@ class Desk:
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self.storage = self._open_storage()
+        self._group = EnqueueGroup(self.storage, lambda: CALLER_PATIENCE)
         self._messenger = self._make_messenger()
         self._callbacks = self._make_callbacks()
         self._recent = Recent()
@@ -88,12 +90,12 @@ class Desk:
     def enqueue(self, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """Inserts all of the rows or none, but those whose key is taken."""
         with shielded():
-            storage = self.prepared_storage()
+            self.prepared_storage()
             background = self.background
             directly = len(rows) == 1 and background is not None
             if directly and background is not None and background.direct.enqueue(rows[0], patience=CALLER_PATIENCE):
                 return [Enqueued(rows[0].execution_id, True)]
-            stored = storage.enqueue(rows, patience=CALLER_PATIENCE) if rows else []
+            stored = self._group.enqueue(rows) if rows else []
             self.announce()
         return stored
 
@@ -361,6 +363,7 @@ class Desk:
         self.background = None
         self._restarts_here = background is not None and not self._is_shut_down
         self.storage = self._open_storage()
+        self._group = EnqueueGroup(self.storage, lambda: CALLER_PATIENCE)
         self._messenger = self._make_messenger()
         self._callbacks = self._make_callbacks()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from attrs import frozen
@@ -55,6 +56,7 @@ class Connections:
         self._connecting = ForkGate()
         self._raw: dict[int, Any] = {}
         self._sockets: dict[int, OpenSocket] = {}
+        self._unready = threading.local()
         self._retired = False
         self._ready: dict[bool, list[Lent]] = {True: [], False: []}
         self.engine = self._make_engine(source, url, pool_size, busy_seconds)
@@ -83,6 +85,7 @@ class Connections:
         )
         self._dialect.prepare(engine, busy_seconds=busy_seconds)
         event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "connect", self._made_ready)
         event.listen(engine, "close", self._closed)
         event.listen(engine, "close_detached", self._closed)
         event.listen(engine, "before_cursor_execute", _say_the_verb, retval=True)
@@ -96,13 +99,31 @@ class Connections:
         with self._connecting:
             raw = connect()
             self.watchdog.meet(raw)
-            self._raw[id(raw)] = raw
+            self._raw[id(raw)] = self._unready.raw = raw
             # Not every driver has one to tell of.
             with suppress(Exception):
                 descriptor = self._dialect.descriptor(raw)
                 if descriptor is not None:
                     self._sockets[id(raw)] = OpenSocket.of(descriptor)
             return raw
+
+    @contextmanager
+    def opening(self, verb: str) -> Generator[None]:
+        """To be held while a connection is opened; lets go of one that is lost before it is ready for use."""
+        self._unready.raw = None
+        try:
+            with self.watchdog.watching_new(verb):
+                yield
+        finally:
+            # No event tells of the end of such a one.
+            raw, self._unready.raw = self._unready.raw, None
+            if raw is not None:
+                self.forget(raw)
+                with suppress(Exception):
+                    raw.close()
+
+    def _made_ready(self, _raw: Any, _record: Any) -> None:
+        self._unready.raw = None
 
     def _closed(self, raw: Any, _record: Any = None) -> None:
         self.forget(raw)
@@ -122,7 +143,7 @@ class Connections:
         return lent
 
     def _open(self, verb: str, reads: bool) -> Lent:
-        with self.watchdog.watching_new(verb):
+        with self.opening(verb):
             connection = (self._reading if reads else self.engine).connect()
         return Lent(connection, connection.connection.dbapi_connection, reads, connection.info)
 
@@ -158,8 +179,12 @@ class Connections:
         """Closes what is kept: what happened to one connection may have happened to all."""
         for kind in self._ready.values():
             while kind:
+                connection = kind.pop().connection
+                # Not given back: that may set it right first, and on a dead one fail, with its place in the pool lost.
                 with suppress(Exception):
-                    self._close(kind.pop())
+                    connection.invalidate()
+                with suppress(Exception):
+                    connection.close()
 
     def rest(self) -> None:
         """Before a fork: has no connection half open, until `resume`."""

@@ -26,15 +26,19 @@ class Ears:
 
     def __init__(self, storage: Storage) -> None:
         self._database = storage.database
-        with self._database.watchdog.watching_new("listen"):
+        with self._database.connections.opening("listen"):
             fairy = self._database.engine.raw_connection()
         raw = fairy.dbapi_connection
         fairy.detach()
         assert raw is not None
         self._raw: Any = raw
         self._raw.autocommit = True
-        with self._database.watchdog.watching("listen", self._raw):
-            self._raw.execute(f'LISTEN "{_channel(storage)}"')
+        try:
+            with self._database.watchdog.watching("listen", self._raw):
+                self._raw.execute(f'LISTEN "{_channel(storage)}"')
+        except BaseException:
+            self.close()
+            raise
 
     def hear(self, seconds: float) -> Iterator[str]:
         """The messages that arrive within this time."""

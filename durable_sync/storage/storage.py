@@ -134,13 +134,16 @@ class Storage:
 
     # --- enqueue, cancel, read ----------------------------------------------------------------
 
-    def enqueue(self, rows: Sequence[NewExecution], *, patience: float) -> list[Enqueued]:
-        """Inserts all of the rows or none, but those whose key is taken."""
+    def enqueue(self, rows: Sequence[NewExecution], *, patience: float, uncertain: bool = False) -> list[Enqueued]:
+        """Inserts all of the rows or none, but those whose key is taken.
+
+        `uncertain`: an earlier call with these rows may have inserted them.
+        """
 
         def insert(tx: Transaction) -> list[Enqueued]:
             if _timed(rows):
                 self._on_time(tx.connection)
-            return enqueueing.enqueue(self.sql, tx.connection, rows, uncertain=tx.uncertain)
+            return enqueueing.enqueue(self.sql, tx.connection, rows, uncertain=uncertain or tx.uncertain)
 
         return self.database.transact("enqueue", insert, patience=patience)
 

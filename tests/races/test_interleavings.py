@@ -44,23 +44,10 @@ from tests.races.holding import (
     sends,
     wait_for,
 )
+from tests.races.looking import row, rows
 from tests.waiting import wait_until
 
 GAVE_UP = '{"type": "TaskError", "message": "gave up"}'
-
-
-def rows(url: str, columns: str, table: str = "durable_executions") -> list[tuple[Any, ...]]:
-    """What a reader from outside sees."""
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        found = [tuple(row) for row in connection.execute(text(f"SELECT {columns} FROM {table} ORDER BY id"))]
-    engine.dispose()
-    return found
-
-
-def row(url: str, execution_id: str, columns: str) -> tuple[Any, ...]:
-    """One execution, as a reader from outside sees it."""
-    return next(found[1:] for found in rows(url, f"id, {columns}") if found[0] == execution_id)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, loop: Any) -> Callable[[], int]:
