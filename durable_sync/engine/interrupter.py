@@ -115,9 +115,14 @@ class Interrupter(Loop):
             "callback that frees what it is blocked in",
             attempt,
             GRACE_SECONDS,
-            "another took its place"
-            if replaced
-            else "too many are lost already, so this process now runs fewer at once",
+            self._told(replaced),
         )
         if attempt.settle():
             self._given_up(attempt)
+
+    def _told(self, replaced: bool) -> str:
+        """What the loss of a thread means for this process."""
+        if replaced:
+            return "another took its place"
+        consequence = "now runs fewer at once" if self._pool.size else "runs nothing until one of them ends"
+        return f"too many are lost already, so this process {consequence}"

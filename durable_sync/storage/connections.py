@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -32,6 +32,7 @@ class Lent:
     raw: Any
     """The driver's."""
     reads: bool
+    options: Mapping[str, Any]
     info: dict[Any, Any]
 
     def name(self, verb: str) -> None:
@@ -145,7 +146,8 @@ class Connections:
     def _open(self, verb: str, reads: bool) -> Lent:
         with self.opening(verb):
             connection = (self._reading if reads else self.engine).connect()
-        return Lent(connection, connection.connection.dbapi_connection, reads, connection.info)
+        raw = connection.connection.dbapi_connection
+        return Lent(connection, raw, reads, connection.get_execution_options(), connection.info)
 
     def give_back(self, lent: Lent, *, broken: bool) -> None:
         """Keeps a connection for the next use, or closes it. Nobody knows in what state a broken one is."""
@@ -155,7 +157,9 @@ class Connections:
         elif connection.in_transaction():
             connection.rollback()
         kept = self._ready[lent.reads]
-        if connection.invalidated or len(kept) >= self._kept:
+        # What sets options of a connection, as looking for tables does, sets them for good.
+        as_it_was = connection.get_execution_options() is lent.options
+        if connection.invalidated or not as_it_was or len(kept) >= self._kept:
             self._close(lent)
             return
         kept.append(lent)

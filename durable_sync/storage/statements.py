@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    FromClause,
     Table,
     Update,
     bindparam,
@@ -25,7 +27,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.clock import Clock
 from durable_sync.execution import ExecutionStatus
-from durable_sync.storage.dialects import Dialect
+from durable_sync.storage.dialects import MAX_PACKET, Dialect
 from durable_sync.storage.records import Lineage, NewExecution
 from durable_sync.storage.tables import Tables
 from durable_sync.transitions import (
@@ -152,18 +154,18 @@ def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) ->
     for change in changes:
         groups.setdefault(change.transition.shape(), []).append(change)
     won: set[tuple[str, int]] = set()
-    for group in _bulky_apart(sql, groups.values()):
+    for group in _bulky_apart(groups.values()):
         for start in range(0, len(group), _MAX_ROWS):
             won |= _apply_group(sql, connection, group[start : start + _MAX_ROWS])
     return won
 
 
-def _bulky_apart(sql: Sql, groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
-    """Where rows travel as arrays, whose quoting is slow, puts rows with a long text in groups of one."""
+def _bulky_apart(groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
+    """Puts rows with a long text in groups of one: many rows in one parameter are quoted slowly, and twice."""
     for group in groups:
         slender: list[Fenced] = []
         for change in group:
-            if sql.dialect.arrays and _is_bulky(change.transition):
+            if _is_bulky(change.transition):
                 yield [change]
             else:
                 slender.append(change)
@@ -176,7 +178,9 @@ def _is_bulky(transition: Transition) -> bool:
 
 
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
-    if sql.dialect.arrays and not _is_bulky(group[0].transition):
+    if len(group) == 1:
+        return {group[0].identity} if _apply_each(sql, connection, group) == 1 else set()
+    if sql.dialect.arrays:
         return _apply_arrays(sql, connection, group)
     if sql.dialect.single_writer:
         # Nobody can write between two statements, so a full count is an answer.
@@ -185,7 +189,9 @@ def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> s
                 return {change.identity for change in group}
             savepoint.rollback()
     held = _held(sql, connection, group)
-    _apply_each(sql, connection, [change for change in group if change.identity in held])
+    changes = [change for change in group if change.identity in held]
+    apply = _apply_json if sql.dialect.json_rows else _apply_each
+    apply(sql, connection, changes)
     return held
 
 
@@ -236,37 +242,72 @@ def _fenced_update(sql: Sql, transition: Transition) -> Update:
 
 def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     first = group[0].transition
-    statement = sql.built(("apply_arrays", first.shape()), lambda: _fenced_update_of_many(sql, first))
-    parameters = [parameters_of(change.transition) for change in group]
-    columns = {name: [given[name] for given in parameters] for name in parameters[0]}
-    columns["v_id"] = [change.execution_id for change in group]
-    columns["v_token"] = [change.claim_token for change in group]
-    return {(row.id, row.claim_token) for row in connection.execute(statement, columns)}
+    statement = sql.built(("apply_arrays", first.shape()), lambda: _update_by_arrays(sql, first))
+    columns = zip(*(_row_of(change) for change in group), strict=True)
+    given = dict(zip(_types_of(sql, first), map(list, columns), strict=True))
+    return {(row.id, row.claim_token) for row in connection.execute(statement, given)}
 
 
-def _fenced_update_of_many(sql: Sql, transition: Transition) -> Any:
+def _update_by_arrays(sql: Sql, transition: Transition) -> Any:
     t = sql.executions
-    carriers = {
-        name: _carrier(t.c[name], value)
-        for name, value in transition.values.items()
-        if _parameter(value) is not _CONSTANT
-    }
-    types = {"v_id": t.c.id.type, "v_token": BigInteger(), **{f"v_{n}": c.type for n, c in carriers.items()}}
+    types = _types_of(sql, transition)
     v = (
         func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in types.items()))
         .table_valued(*(column(name, type_) for name, type_ in types.items()), name="v")
         .render_derived()
     )
-    now = sql.now()
-    rendered = {
-        name: _render(now, t.c[name], value, v.c[f"v_{name}"] if name in carriers else None)
+    return _fenced_update_from(sql, transition, v).returning(t.c.id, t.c.claim_token)
+
+
+def _apply_json(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> None:
+    """Applies changes that are known to hold."""
+    if not group:
+        return
+    first = group[0].transition
+    statement = sql.built(("apply_json", first.shape()), lambda: _update_by_json(sql, first))
+    rows: list[str] = []
+    size = 0
+    for change in group:
+        row = _encode_row(_row_of(change))
+        if size + len(row) > MAX_PACKET // 2:
+            connection.execute(statement, {"v_rows": f"[{','.join(rows)}]"})
+            rows, size = [], 0
+        rows.append(row)
+        size += len(row)
+    connection.execute(statement, {"v_rows": f"[{','.join(rows)}]"})
+
+
+_encode_row = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _update_by_json(sql: Sql, transition: Transition) -> Any:
+    return _fenced_update_from(sql, transition, sql.dialect.rows_of_json("v_rows", _types_of(sql, transition)))
+
+
+def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:
+    """The columns of a row that stands for a change of this shape."""
+    t = sql.executions
+    varying = {
+        f"v_{name}": _carrier(t.c[name], value).type
         for name, value in transition.values.items()
+        if _parameter(value) is not _CONSTANT
     }
+    return {"v_id": t.c.id.type, "v_token": BigInteger(), **varying}
+
+
+def _row_of(change: Fenced) -> list[Any]:
+    """In the order of `_types_of`."""
+    return [change.execution_id, change.claim_token, *parameters_of(change.transition).values()]
+
+
+def _fenced_update_from(sql: Sql, transition: Transition, v: FromClause) -> Any:
+    t = sql.executions
+    now = sql.now()
+    rendered = {name: _render(now, t.c[name], value, v.c.get(f"v_{name}")) for name, value in transition.values.items()}
     return (
         update(t)
         .where(t.c.id == v.c.v_id, t.c.claim_token == v.c.v_token, t.c.status == ExecutionStatus.RUNNING)
         .values(status=transition.target, **rendered)
-        .returning(t.c.id, t.c.claim_token)
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-from durable_sync import DurableExecutor, TaskHandle
+from durable_sync import DurableExecutor, ExecutionStatus, TaskHandle
 from tests.crashes import audit, worker
 from tests.crashes.checker import Account, check, read_history
 from tests.servers import Server
@@ -135,3 +138,60 @@ def test_an_outage_longer_than_the_lease_is_waited_out(server_and_url: tuple[Ser
         wait_until(lambda: all(background.lease.remaining < -0.5 for background in load.backgrounds), 15)
         server.start()
         load.finish()
+
+
+def test_a_result_outlives_an_interrupt_of_its_recording(sqlite_url: str, history: Path) -> None:
+    """An interrupt that ends SQLite's whole transaction, savepoints and all, has the result recorded again."""
+    interrupted: list[str] = []
+
+    def interrupt_first(_c: Any, cursor: Any, statement: str, *_rest: Any) -> None:
+        is_first = not interrupted and re.search(r"UPDATE durable_executions SET .*run_output", statement) is not None
+        if is_first:
+            interrupted.append(statement)
+        cursor.connection.set_progress_handler((lambda: 1) if is_first else None, 1)
+
+    event.listen(Engine, "before_cursor_execute", interrupt_first)
+    try:
+        with DurableExecutor(sqlite_url, tasks=worker.registry, poll_interval=0.1) as executor:
+            ended = executor.enqueue(worker.work, 0.0).wait(timeout=20)
+    finally:
+        event.remove(Engine, "before_cursor_execute", interrupt_first)
+    assert interrupted
+    assert (ended.status, ended.error) == (ExecutionStatus.COMPLETED, None)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_connection_lost_while_it_is_made_ready_is_let_go(database_url: str, reads: bool) -> None:
+    """A connection that ends before its first use is not kept, however often that happens."""
+    executor = DurableExecutor(database_url)
+    executor.migrate()
+    connections = executor._desk.prepared_storage().database.connections
+    connections.close_idle()
+
+    def lose(*_: Any) -> None:
+        raise ConnectionError
+
+    event.listen(connections.engine, "connect", lose, insert=True)
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            connections.take("peek", reads=reads)
+    assert connections.raw_connections() == []
+    event.remove(connections.engine, "connect", lose)
+    connections.give_back(connections.take("peek", reads=reads), broken=False)
+    assert len(connections.raw_connections()) == 1
+    executor.shutdown(timeout=0)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_kept_connection_that_has_died_frees_its_place(database_url: str, reads: bool) -> None:
+    """What was kept for the next use and died meanwhile takes up no place in the pool once it is closed."""
+    executor = DurableExecutor(database_url)
+    executor.migrate()
+    database = executor._desk.prepared_storage().database
+    connections = database.connections
+    lent = connections.take("peek", reads=reads)
+    connections.give_back(lent, broken=False)
+    database.dialect.cut(lent.raw)
+    connections.close_ready()
+    assert connections.in_use == 0
+    executor.shutdown(timeout=0)

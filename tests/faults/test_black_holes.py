@@ -309,7 +309,7 @@ def test_an_answer_after_the_lease(server_url: str) -> None:
         done = len(run.starts)
         proxy.release()
         background = run.executor._desk.background
-        wait_until(lambda: not background.claimer.claiming_since, 20, "the late claim")
+        wait_until(lambda: not background.attempts.claiming_since, 20, "the late claim")
         wait_until(lambda: not len(background.attempts), 20, "the end of what it claimed")
     assert done == 1
     assert len(run.starts) == 1

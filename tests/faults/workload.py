@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import tenacity
@@ -40,6 +41,16 @@ def stubborn(seconds: float) -> str:
         with suppress(BaseException):
             time.sleep(left)
     return history.uid()
+
+
+@registry.task(max_recoveries=LIVES)
+def stuck(release: str) -> str:
+    """Does not let itself be stopped before there is a file of this name."""
+    while True:
+        with suppress(BaseException):
+            while not Path(release).exists():
+                time.sleep(0.05)
+            return history.uid()
 
 
 @registry.task(max_recoveries=LIVES, retry=_RETRY)
@@ -156,6 +167,7 @@ loop = registry.looping_task("loop", iterate, max_iterations=200, delay=0.01)
 EXPECTED = {
     "plain": {"completed"},
     "stubborn": {"completed"},
+    "stuck": {"completed"},
     "flaky": {"completed"},
     "unhurried": {"completed"},
     "hopeless": {"failed"},

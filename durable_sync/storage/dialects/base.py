@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Insert, Table, bindparam
+from sqlalchemy import ColumnElement, FromClause, Insert, Table, bindparam
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.types import TypeEngine
 
 __all__ = ["ABANDONED_SECONDS", "MAX_PACKET", "Dialect", "Fault", "shut_down"]
 
@@ -48,6 +49,8 @@ class Dialect:
     """`UPDATE ... RETURNING`."""
     arrays: ClassVar[bool] = False
     """A list can be one parameter, and many rows one `unnest` of lists."""
+    json_rows: ClassVar[bool] = False
+    """The same, of a list that is one JSON text."""
     single_writer: ClassVar[bool] = False
     """One write transaction at a time in the whole database: threads of a process take turns."""
     in_process: ClassVar[bool] = False
@@ -110,6 +113,10 @@ class Dialect:
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         """`column` is one of the values in the list that is the parameter `name`."""
         return column.in_(bindparam(name, expanding=True))
+
+    def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+        """The rows that the parameter `name` lists as JSON arrays, with these columns; see `json_rows`."""
+        raise NotImplementedError("this database is given its rows one by one")
 
     def fault(self, error: BaseException) -> Fault | None:
         """What a failed transaction means; None if it isn't the database's doing."""

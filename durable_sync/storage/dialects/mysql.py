@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import socket
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import BigInteger, ColumnElement, Insert, Table, event, literal_column, text
+from sqlalchemy import BigInteger, ColumnElement, FromClause, Insert, Table, event, literal_column, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from durable_sync.storage.dialects.base import ABANDONED_SECONDS, Dialect, Fault, shut_down
 
@@ -42,11 +44,15 @@ _GET_LOCK = text("SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)), 60)")
 _RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))")
 
 
+_DIALECT = mysql.dialect()
+
+
 class MySQL(Dialect):
     """MariaDB and MySQL, by PyMySQL."""
 
     server_clock = True
     skip_locked = True
+    json_rows = True
     reads_in_autocommit = True
     nodes_lock_alone = True  # Galera
 
@@ -80,6 +86,16 @@ class MySQL(Dialect):
     def insert_unless_taken(self, table: Table) -> Insert | None:
         # INSERT IGNORE would also swallow values that don't fit.
         return mysql.insert(table).on_duplicate_key_update(id=table.c.id)
+
+    def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+        # A driver that sends an UPDATE for each row is six times as slow. Where SKIP LOCKED is, there is JSON_TABLE.
+        declared = ", ".join(
+            f"{column} {type_.compile(dialect=_DIALECT)} PATH '$[{place}]'"
+            for place, (column, type_) in enumerate(types.items())
+        )
+        listed = text(f"JSON_TABLE(:{name}, '$[*]' COLUMNS ({declared})) AS listed")
+        columns = [literal_column(f"listed.{column}", type_).label(column) for column, type_ in types.items()]
+        return select(*columns).select_from(listed).subquery("v")
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
         def on_connect(dbapi_connection: Any, _record: Any) -> None:

@@ -41,6 +41,7 @@ class _Portable:
     skip_locked = False
     update_returning = False
     arrays = False
+    json_rows = False
     reads_in_autocommit = False
 
     is_in = Dialect.is_in
