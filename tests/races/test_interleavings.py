@@ -1,6 +1,6 @@
 """The interleavings that design.md lists, each held open on purpose. The numbers are those of the list there.
 
-Number 4, which needs parents, is in test_tree_races.py.
+Number 4, which needs parents, is in test_tree_races.py; what number 1 is for direct claims, in test_direct_claims.py.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine, make_url
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from durable_sync import (
@@ -45,30 +43,10 @@ from tests.races.holding import (
     wait_for,
 )
 from tests.races.looking import row, rows
+from tests.races.stepping import counted, wait_for_steps
 from tests.waiting import wait_until
 
 GAVE_UP = '{"type": "TaskError", "message": "gave up"}'
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, loop: Any) -> Callable[[], int]:
-    """How many steps of this loop object have ended."""
-    steps = [0]
-    step = loop.step
-
-    def count_step() -> float:
-        try:
-            return step()
-        finally:
-            steps[0] += 1
-
-    monkeypatch.setattr(loop, "step", count_step)
-    return lambda: steps[0]
-
-
-def wait_for_steps(steps: Callable[[], int], number: int) -> None:
-    """Returns once so many more steps have ended."""
-    goal = steps() + number
-    wait_until(lambda: steps() >= goal, PATIENCE, f"{number} more steps")
 
 
 # 1. A claim whose outcome is unknown
@@ -187,126 +165,6 @@ def test_1_a_claim_that_arrives_late_is_not_released(
         occupied.open()
     assert row(database_url, handle.execution_id, "claim_token, starts") == (1, 1)
     assert "never arrived" not in caplog.text
-
-
-def test_1_a_direct_claim_whose_answer_was_lost_is_found(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An execution that was enqueued claimed, and whose COMMIT was never answered, is found to be so and run, once."""
-    executor = DurableExecutor(database_url, lease=2, max_workers=4)
-    runs: list[int] = []
-
-    @executor.task
-    def run(ctx: TaskContext) -> int:
-        runs.append(ctx.attempt)
-        return ctx.attempt
-
-    with executor:
-        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
-        answers = LostAnswers(monkeypatch, "enqueue", times=2)
-        handle = executor.enqueue(run)
-        assert handle.result(timeout=PATIENCE) == 0
-    assert answers.seen_uncertain == [False, True, True]
-    assert runs == [0]
-    assert row(database_url, handle.execution_id, "claim_token, starts, recoveries") == (1, 1, 0)
-
-
-def test_1_a_direct_claim_that_never_arrived_is_released(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An enqueue that gave up, and had enqueued it claimed, leaves nothing behind that nobody runs."""
-    executor = DurableExecutor(database_url, lease=2, max_workers=4, poll_interval=0.2)
-    monkeypatch.setattr("durable_sync.desk.CALLER_PATIENCE", 0.0)
-
-    @executor.task
-    def run() -> str:
-        return "ran"
-
-    with executor:
-        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
-        LostAnswers(monkeypatch, "enqueue")
-        with pytest.raises(DBAPIError):
-            executor.enqueue(run)
-        ((execution_id, status),) = rows(database_url, "id, status")
-        assert status == "running"
-        assert executor.get_handle(run, execution_id).result(timeout=PATIENCE) == "ran"
-    assert row(database_url, execution_id, "claim_token, starts, recoveries") == (2, 1, 0)
-
-
-def test_1_a_direct_claim_that_arrives_late_is_not_released(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A row that is inserted claimed, and whose enqueue is slow to return, is left alone."""
-    executor = DurableExecutor(database_url, lease=2, max_workers=4)
-    inserted = Gate()
-    insert = Storage.enqueue_claimed
-
-    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
-        result = insert(*args, **kwargs)
-        inserted.pass_through()
-        return result
-
-    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
-
-    @executor.task
-    def run() -> str:
-        return "ran"
-
-    with executor:
-        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
-        enqueued = in_thread(executor.enqueue, run)
-        inserted.wait_for_arrivals()
-        wait_until(lambda: executor._desk.background.heartbeat._strangers, PATIENCE)
-        wait_for_steps(counted(monkeypatch, executor._desk.background.heartbeat), 3)
-        inserted.open()
-        assert enqueued.result(PATIENCE).result(timeout=PATIENCE) == "ran"
-    assert rows(database_url, "claim_token, starts") == [(1, 1)]
-    assert "never arrived" not in caplog.text
-
-
-def test_1_nothing_is_claimed_directly_for_the_dead(database_url: str) -> None:
-    """An incarnation that was declared dead, and doesn't know it yet, gets nothing: the execution waits for a claim."""
-    executor = DurableExecutor(database_url, lease=30, max_workers=4)
-
-    @executor.task
-    def run() -> str:
-        return "ran"
-
-    with executor:
-        wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
-        open_storage(database_url).resign(executor._desk.background.lease.executor_id)
-        handle = executor.enqueue(run)
-        assert row(database_url, handle.execution_id, "status, executor_id, starts") == ("ready", None, 0)
-
-
-def test_1_a_shutdown_gives_back_what_is_being_inserted_claimed(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An enqueue that is under way at a shutdown, and slow, has its execution given back: nothing runs after it."""
-    executor = DurableExecutor(database_url, max_workers=4)
-    inserted = Gate()
-    insert = Storage.enqueue_claimed
-    runs: list[int] = []
-
-    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
-        result = insert(*args, **kwargs)
-        inserted.pass_through()
-        return result
-
-    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
-
-    @executor.task
-    def run() -> None:
-        runs.append(1)
-
-    executor.start()
-    wait_until(lambda: not executor._desk.background.claimer.backlog, PATIENCE)
-    enqueued = in_thread(executor.enqueue, run)
-    inserted.wait_for_arrivals()
-    background = executor._desk.background
-    stopped = in_thread(executor.shutdown, timeout=0)
-    wait_until(lambda: background.direct._closed and background.claimer.stopping, PATIENCE)
-    inserted.open()
-    handle = enqueued.result(PATIENCE)
-    stopped.result(PATIENCE)
-    assert runs == []
-    assert row(database_url, handle.execution_id, "status, starts, recoveries") == ("ready", 0, 0)
 
 
 # 2. Reap against renew
