@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from durable_sync._version import __version__
 from durable_sync.clock import Clock
@@ -28,11 +29,15 @@ from durable_sync.families import Done, LoopResult, ParentOutput, ParentResult, 
 from durable_sync.handle import TaskHandle
 from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
-from durable_sync.storage.tables import metadata
 from durable_sync.task import ParentTask, SleepingTask, Task, TaskCall
 from durable_sync.tree import ExecutionTree
 from durable_sync.using import TransactionalExecutor
 from durable_sync.waiting import DoneAndNotDone, as_completed, wait
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+    metadata: MetaData
 
 logging.getLogger("durable_sync").addHandler(logging.NullHandler())
 
@@ -81,3 +86,12 @@ __all__ = [
     "metadata",
     "wait",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`metadata`: the tables under their default names, for users who run Alembic. Made when it is first asked for."""
+    if name != "metadata":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from durable_sync.storage.tables import build_tables
+
+    return globals().setdefault("metadata", build_tables().metadata)

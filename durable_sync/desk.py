@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from durable_sync.clock import Clock, to_datetime
-from durable_sync.engine.background import Background, Settings
 from durable_sync.engine.callbacks import Callbacks
 from durable_sync.engine.interrupt import shielded
 from durable_sync.engine.messenger import Messenger
 from durable_sync.engine.recent import Recent
+from durable_sync.engine.settings import Settings
 from durable_sync.errors import ExecutionNotFoundError, ExecutorShutdownError, TaskCancelledError
 from durable_sync.execution import ErrorInfo, Execution
 from durable_sync.forks import keep_for_ever, on_fork
@@ -38,6 +38,8 @@ from durable_sync.views import view
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Engine
+
+    from durable_sync.engine.background import Background
 
 __all__ = ["CALLER_PATIENCE", "Desk"]
 
@@ -257,6 +259,9 @@ class Desk:
                 self._start_background()
 
     def _start_background(self) -> None:
+        # Half of the library, which a process that only enqueues does without.
+        from durable_sync.engine.background import Background
+
         storage = self.prepared_storage()
         background = Background(
             self._settings, storage, self._registry, self._intake, self._serializer, self._messenger, self._recent

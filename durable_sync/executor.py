@@ -10,16 +10,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from types import FrameType
-from typing import Any, Final, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, overload
 
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.orm import Session, scoped_session
 
 from durable_sync.clock import Clock, deadline_after, seconds
 from durable_sync.declarations import checked_key
 from durable_sync.desk import Desk
-from durable_sync.engine.background import Settings
 from durable_sync.engine.interrupt import shielded
+from durable_sync.engine.settings import Settings
 from durable_sync.errors import (
     ConfigurationError,
 )
@@ -32,6 +31,9 @@ from durable_sync.serialization import Serializer
 from durable_sync.storage.records import NewExecution
 from durable_sync.task import SleepingTask, Task, TaskCall
 from durable_sync.using import Commits, TransactionalExecutor
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, scoped_session
 
 __all__ = ["DurableExecutor"]
 

@@ -7,8 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from attrs import frozen
-
 from durable_sync.clock import steady_seconds
 from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
 from durable_sync.engine.claimer import Claimer, Pace
@@ -23,6 +21,7 @@ from durable_sync.engine.reaper import Reaper
 from durable_sync.engine.recent import Recent
 from durable_sync.engine.recorder import Recorder
 from durable_sync.engine.runner import Runner
+from durable_sync.engine.settings import Settings
 from durable_sync.engine.spawner import Spawner
 from durable_sync.engine.supervisor import Supervisor
 from durable_sync.intake import Intake
@@ -34,26 +33,12 @@ from durable_sync.storage.storage import Storage
 from durable_sync.storage.trees import Effects
 from durable_sync.transitions import release
 
-__all__ = ["Background", "Settings"]
+__all__ = ["Background"]
 
 _LAST_WRITES_SECONDS = 5.0
 """How long a shutdown waits, beyond its own timeout, for the database to take what is left to say."""
 _LAST_CLAIM_SECONDS = 1.0
 """Of these, those for a claim that is under way: if it comes later, it is given back."""
-
-
-@frozen(kw_only=True)
-class Settings:
-    """The options of an executor that its background needs. Durations are seconds."""
-
-    name: str
-    max_workers: int
-    queues: frozenset[str] | None
-    lease: float
-    poll_interval: float
-    max_payload_bytes: int
-    max_children: int
-    logger: logging.Logger | None = None
 
 
 class Background:

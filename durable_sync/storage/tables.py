@@ -8,7 +8,7 @@ from sqlalchemy.schema import SchemaItem
 
 from durable_sync.storage.dialects import name_type, partial_index, payload_type
 
-__all__ = ["MAX_KEY", "MAX_NAME", "Tables", "build_tables", "metadata"]
+__all__ = ["MAX_KEY", "MAX_NAME", "Tables", "build_tables"]
 
 MAX_NAME = 200
 """Characters in a task id or a queue: four bytes each, two of them and more must fit an index of 3,072 bytes."""
@@ -125,7 +125,3 @@ def _add_indexes(executions: Table) -> None:
     partial_index(f"{prefix}_active", c.status, c.task_id, where="finished_at IS NULL")
     partial_index(f"{prefix}_key", c.task_id, c.active_key, where="active_key IS NOT NULL", unique=True)
     partial_index(f"{prefix}_keys", c.key, c.task_id, where="key IS NOT NULL")
-
-
-metadata = build_tables().metadata
-"""The tables under their default names, for users who run Alembic."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Index, String, Text, TypeDecorator, text
-from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
 
 from durable_sync.storage.dialects.mysql import for_transport
 
@@ -17,14 +16,14 @@ def name_type(length: int) -> String:
     return (
         String(length)
         .with_variant(String(length, collation="C"), "postgresql")
-        .with_variant(VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+        .with_variant(String(length, collation="utf8mb4_bin"), "mysql", "mariadb")
     )
 
 
 class _LongText(TypeDecorator[str]):
-    """MySQL's TEXT ends at 64 KiB."""
+    """MySQL's TEXT ends at 64 KiB; of this length it is a LONGTEXT."""
 
-    impl = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+    impl = Text(2**32 - 1, collation="utf8mb4_bin")
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Any) -> Any:

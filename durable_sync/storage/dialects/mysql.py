@@ -10,7 +10,6 @@ from typing import Any
 
 from attrs import frozen
 from sqlalchemy import BigInteger, ColumnElement, FromClause, Insert, Table, event, literal_column, select, text
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
@@ -42,9 +41,6 @@ def _encode_bulky(value: _Bulky, _mapping: Any = None) -> str:
 # Such locks are the server's, not the database's, and their names end at 64 characters.
 _GET_LOCK = text("SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)), 60)")
 _RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))")
-
-
-_DIALECT = mysql.dialect()
 
 
 class MySQL(Dialect):
@@ -84,13 +80,18 @@ class MySQL(Dialect):
         return int(connection.execute(text("SELECT @@max_allowed_packet")).scalar_one())
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
+        from sqlalchemy.dialects.mysql import insert
+
         # INSERT IGNORE would also swallow values that don't fit.
-        return mysql.insert(table).on_duplicate_key_update(id=table.c.id)
+        return insert(table).on_duplicate_key_update(id=table.c.id)
 
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
         # A driver that sends an UPDATE for each row is six times as slow. Where SKIP LOCKED is, there is JSON_TABLE.
+        from sqlalchemy.dialects.mysql import dialect
+
+        ours = dialect()
         declared = ", ".join(
-            f"{column} {type_.compile(dialect=_DIALECT)} PATH '$[{place}]'"
+            f"{column} {type_.compile(dialect=ours)} PATH '$[{place}]'"
             for place, (column, type_) in enumerate(types.items())
         )
         listed = text(f"JSON_TABLE(:{name}, '$[*]' COLUMNS ({declared})) AS listed")

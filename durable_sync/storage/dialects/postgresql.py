@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Insert, Table, bindparam, event, func, literal_column, text
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -53,7 +52,9 @@ class PostgreSQL(Dialect):
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": name})
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
-        return postgresql.insert(table).on_conflict_do_nothing()
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert(table).on_conflict_do_nothing()
 
     def is_in(self, column: ColumnElement[Any], values: Sequence[Any]) -> ColumnElement[bool]:
         # One parameter, so that the statement's text, and its plan, is the same for any number of values.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Insert, Table, event
-from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -48,7 +47,9 @@ class SQLite(Dialect):
         event.listen(engine, "begin", on_begin)
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
-        return sqlite_dialect.insert(table).on_conflict_do_nothing()
+        from sqlalchemy.dialects.sqlite import insert
+
+        return insert(table).on_conflict_do_nothing()
 
     def settled(self, url: URL) -> URL:
         name = url.database
