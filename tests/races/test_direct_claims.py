@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from durable_sync import DurableExecutor, Task, TaskContext
+from durable_sync import DurableExecutor, ErrorInfo, Task, TaskCancelledError, TaskContext
 from durable_sync.engine.claimer import Claimer
+from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
+from durable_sync.transitions import release
 from tests.gates import PATIENCE, Gate
 from tests.races.holding import LostAnswers, in_thread, open_storage
 from tests.races.looking import row, rows
@@ -176,6 +178,7 @@ def test_nothing_is_claimed_directly_for_the_dead(database_url: str) -> None:
         open_storage(database_url).resign(executor._desk.background.lease.executor_id)
         handle = executor.enqueue(run)
         assert row(database_url, handle.execution_id, "status, executor_id, starts") == ("ready", None, 0)
+        assert executor._desk.background.pool.load == 0
 
 
 def test_a_shutdown_gives_back_what_is_being_inserted_claimed(
@@ -210,3 +213,49 @@ def test_a_shutdown_gives_back_what_is_being_inserted_claimed(
     stopped.result(PATIENCE)
     assert runs == []
     assert row(database_url, handle.execution_id, "status, starts, recoveries") == ("ready", 0, 0)
+
+
+def test_a_direct_claim_that_was_released_meanwhile_is_not_run_twice(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the claim is gone when its lost answer is asked for again, the execution waits for another one."""
+    executor, run = make_executor(database_url)
+    other = open_storage(database_url)
+
+    def give_back() -> None:
+        ((execution_id,),) = rows(database_url, "id")
+        other.record([Fenced(execution_id, 1, release(started=False))], uncertain=False)
+
+    with executor:
+        wait_until(lambda: is_idle(executor), PATIENCE)
+        monkeypatch.setattr(Claimer, "step", lambda _self: 0.05)
+        LostAnswers(monkeypatch, "enqueue", meanwhile=give_back)
+        handle = executor.enqueue(run)
+        assert executor.running_execution_ids == frozenset()
+        assert executor._desk.background.pool.load == 0
+    assert row(database_url, handle.execution_id, "status, claim_token, starts") == ("ready", 1, 0)
+
+
+def test_an_outcome_that_was_refused_is_nobodys_result(database_url: str) -> None:
+    """Who waits in the same process is told the truth: what a cancelled attempt returned is not its output."""
+    executor = DurableExecutor(database_url, max_workers=2)
+    gate = Gate()
+
+    @executor.task
+    def run() -> str:
+        gate.pass_through()
+        return "too late"
+
+    with executor:
+        wait_until(lambda: is_idle(executor), PATIENCE)
+        handle = executor.enqueue(run)
+        gate.wait_for_arrivals()
+        # Elsewhere, and nobody tells this process of it.
+        error = ErrorInfo("TaskCancelledError", "cancelled elsewhere", "", False).to_json()
+        assert open_storage(database_url).cancel(handle.execution_id, error, patience=10).finished
+        gate.open()
+        with pytest.raises(TaskCancelledError, match="cancelled elsewhere"):
+            handle.result(timeout=PATIENCE)
+        wait_until(lambda: executor._desk.background.recorder.idle, PATIENCE)
+        with pytest.raises(TaskCancelledError, match="cancelled elsewhere"):
+            handle.result(timeout=PATIENCE)

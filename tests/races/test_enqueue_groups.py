@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from durable_sync import DurableExecutor
 from durable_sync.storage import enqueueing
+from durable_sync.storage.newrows import MAX_ROWS
 from durable_sync.storage.storage import Storage
 from tests.gates import PATIENCE
-from tests.races.holding import LostAnswers, held_before, in_thread
+from tests.races.holding import LostAnswers, held_before, in_thread, sends, wait_for
 from tests.races.looking import rows
 from tests.waiting import wait_until
 
@@ -114,3 +117,70 @@ def test_a_lost_answer_makes_no_duplicates(database_url: str, monkeypatch: pytes
     ids = [future.result(PATIENCE).execution_id for future in [first, *others]]
     assert sorted(ids) == sorted(name for (name,) in rows(database_url, "id"))
     assert answers.left == 0
+
+
+def test_more_than_one_transaction_takes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not fit into the batch of those before him is written in the next, once."""
+    executor, work = make_executor(database_url)
+    gate = held_before(monkeypatch, enqueueing, "enqueue")
+    first = in_thread(executor.enqueue, work, "first")
+    gate.wait_for_arrivals()
+    size = MAX_ROWS * 2 // 5
+    others = [in_thread(executor.enqueue_many, [work.bind(f"{n}")] * size) for n in range(THREADS)]
+    gathered(executor, THREADS)
+    gate.open()
+    ids = {first.result(PATIENCE).execution_id}
+    ids |= {handle.execution_id for other in others for handle in other.result(PATIENCE)}
+    assert ids == {name for (name,) in rows(database_url, "id")}
+    assert len(ids) == 1 + THREADS * size
+
+
+def test_who_is_interrupted_while_he_writes_for_others(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others find out what has become of their own, and nothing is written twice."""
+    executor, work = make_executor(database_url)
+    write = Storage.enqueue
+    leaders: list[int] = []
+
+    def write_and_be_interrupted(self: Storage, new: Any, **options: Any) -> Any:
+        stored = write(self, new, **options)
+        if len(new) == THREADS:
+            leaders.append(len(new))
+            raise KeyboardInterrupt
+        return stored
+
+    monkeypatch.setattr(Storage, "enqueue", write_and_be_interrupted)
+    gate = held_before(monkeypatch, enqueueing, "enqueue")
+    first = in_thread(executor.enqueue, work, "first")
+    gate.wait_for_arrivals()
+    others = [in_thread(executor.enqueue, work, "other") for _ in range(THREADS)]
+    gathered(executor, THREADS)
+    gate.open()
+    first.result(PATIENCE)
+    ended = [other.exception(PATIENCE) for other in others]
+    assert leaders == [THREADS]
+    assert sorted(type(error) is KeyboardInterrupt for error in ended) == [False] * (THREADS - 1) + [True]
+    assert [error for error in ended if error is not None and type(error) is not KeyboardInterrupt] == []
+    assert len(rows(database_url, "id")) == 1 + THREADS
+
+
+def test_a_key_that_is_waited_for_holds_up_nobody_else(database_url: str) -> None:
+    """An enqueue whose key is in somebody's open transaction waits for that; others don't wait with it."""
+    if database_url.startswith("sqlite"):
+        pytest.skip("there every enqueue waits for every open transaction that writes")
+    executor, work = make_executor(database_url)
+
+    # InnoDB locks the gap in front of a key that is waited for.
+    @executor.task(id="yet another")
+    def other() -> None: ...
+
+    engine = create_engine(database_url)
+    with Session(engine) as session:
+        executor.using(session).enqueue(work.options(key="taken"), "mine")
+        waits = sends(executor._desk.storage.database.engine, "INSERT")
+        keyed = in_thread(executor.enqueue, work.options(key="taken"), "the same")
+        wait_for(waits)
+        assert in_thread(executor.enqueue, other).result(PATIENCE).created
+        assert not keyed.done()
+        session.commit()
+    assert not keyed.result(PATIENCE).created
+    engine.dispose()
