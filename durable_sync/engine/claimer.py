@@ -20,11 +20,16 @@ from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
 
 __all__ = ["Claimer", "Pace"]
 
-_PREFETCH_SECONDS = 0.03
+_PREFETCH_SECONDS = 0.02
 """What is claimed beyond the free workers should start within this time."""
 _MAX_PREFETCH = 500
-_QUEUED_TOO_LONG = 0.1
-_QUICKEST_POLL = 0.02
+_QUEUED_TOO_LONG = 0.05
+"""What has been claimed and waited for so long is given back."""
+_LOOK_AFTER_QUEUED = 0.02
+_QUICKEST_POLL = 0.01
+_RECENT_POLL = 0.05
+_RECENT_SECONDS = 5.0
+"""For so long after a claim another is expected, and polls are no further apart than `_RECENT_POLL`."""
 _MAX_EAGERNESS = 8
 _OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
@@ -84,6 +89,7 @@ class Claimer(Loop):
         self._poll = poll_interval
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
+        self._claimed_at = float("-inf")
         self._eagerness = 1
         self._quarantine = Quarantine(attempts, pool)
         self.backlog = True
@@ -107,7 +113,7 @@ class Claimer(Loop):
         if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._quarantine.admits_nothing():
             self.backlog = True
             self._look_at_timers()
-            return min(self._poll_interval, _QUEUED_TOO_LONG if self._pool.room < 0 else self._poll_interval)
+            return self._unless_queued(self._poll_interval)
         glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discovers=self._may_discover())
         if self._learn_queues(glimpse):
             return 0.0
@@ -179,6 +185,7 @@ class Claimer(Loop):
         contended = len(claimed) < min(limit, len(candidates))
         self._eagerness = min(self._eagerness * 2, _MAX_EAGERNESS) if contended else max(self._eagerness // 2, 1)
         if claimed:
+            self._claimed_at = time.monotonic()
             self.log.debug("claim: %d executions", len(claimed))
         return len(claimed)
 
@@ -238,6 +245,14 @@ class Claimer(Loop):
             self._poll = _QUICKEST_POLL
             # What is seen and can't be had is locked by somebody, perhaps for long.
             return 0.0 if claimed else _QUICKEST_POLL * self._eagerness / 2
-        self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._poll_interval)
+        self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._longest_poll())
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
-        return min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL)
+        return self._unless_queued(min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL))
+
+    def _longest_poll(self) -> float:
+        recent = time.monotonic() - self._claimed_at < _RECENT_SECONDS
+        return min(self._poll_interval, _RECENT_POLL) if recent else self._poll_interval
+
+    def _unless_queued(self, delay: float) -> float:
+        """Sooner, if something waits here that another process might run now."""
+        return min(delay, _LOOK_AFTER_QUEUED) if self._pool.room < 0 else delay

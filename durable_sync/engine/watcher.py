@@ -11,7 +11,7 @@ from durable_sync.storage.storage import Storage
 
 __all__ = ["Watcher"]
 
-_QUICKEST_POLL = 0.02
+_QUICKEST_POLL = 0.01
 _POLL_BY_AGE = 0.25
 """The youngest wait's age times this is the time to the next look: who has waited long can wait a little longer."""
 

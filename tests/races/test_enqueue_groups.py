@@ -170,7 +170,7 @@ def test_a_key_that_is_waited_for_holds_up_nobody_else(database_url: str) -> Non
     executor, work = make_executor(database_url)
 
     # InnoDB locks the gap in front of a key that is waited for.
-    @executor.task(id="yet another")
+    @executor.task(id="zzz")
     def other() -> None: ...
 
     engine = create_engine(database_url)
