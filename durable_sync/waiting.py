@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -119,6 +119,9 @@ class _Arrivals(Generic[R]):
 
     def _get(self, timeout: float) -> str:
         """The next id; left early, by an exception, if the calling task is stopped."""
+        if not self._finished.empty():
+            with suppress(queue.Empty):
+                return self._finished.get_nowait()
         with shielded(lambda: self._finished.put("")), ExitStack() as lent:
             for desk in self._desks:
                 lent.enter_context(desk.waiting())

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
-    Boolean,
     ColumnElement,
-    Integer,
-    String,
-    Text,
     bindparam,
-    case,
-    column,
-    func,
     insert,
     literal,
-    null,
     select,
 )
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
+from durable_sync.storage.bulk import insert_many
 from durable_sync.storage.keys import Enqueued, insert_keyed, present
-from durable_sync.storage.newrows import batches, begins_now, values_of
+from durable_sync.storage.newrows import begins_now, values_of
 from durable_sync.storage.records import NewExecution
-from durable_sync.storage.statements import BULKY, Sql
-from durable_sync.transitions import ORDINARY_LANE, Plus, claim
+from durable_sync.storage.statements import Sql
+from durable_sync.transitions import Plus, claim
 
 __all__ = ["enqueue", "enqueue_claimed"]
 
@@ -48,7 +39,7 @@ def enqueue(sql: Sql, connection: Connection, rows: Sequence[NewExecution], *, u
     if len(plain) == 1:
         _insert_one(sql, connection, plain[0])
     elif plain:
-        _insert_many(sql, connection, plain)
+        insert_many(sql, connection, plain)
     keyed = iter(insert_keyed(sql, connection, [row for row in rows if row.key is not None]))
     return [Enqueued(row.execution_id, True) if row.key is None else next(keyed) for row in rows]
 
@@ -120,80 +111,3 @@ def _insert_claimed(sql: Sql) -> Any:
 
 def _insert_now(sql: Sql) -> Any:
     return insert(sql.executions).values(dict.fromkeys(("created_at", "ready_at", "updated_at"), sql.now()))
-
-
-def _insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
-    if sql.dialect.arrays and all(len(row.input) <= BULKY for row in rows):
-        statement = sql.built("insert_arrays", lambda: _insert_arrays(sql))
-        for batch in batches(rows):
-            columns = [list(column) for column in zip(*map(_array_row, batch), strict=True)]
-            connection.execute(statement, dict(zip(_ARRAY_PARAMETERS, columns, strict=True)))
-        return
-    # Plain numbers, a microsecond apart to keep the callers' order: drivers batch no expressions.
-    instants = count(sql.now_value(connection))
-    for batch in batches(rows):
-        connection.execute(insert(sql.executions), [values_of(row, next(instants)) for row in batch])
-
-
-_ARRAY_COLUMNS: dict[str, Any] = {
-    "id": String(),
-    "task_id": String(),
-    "queue": String(),
-    "priority": Integer(),
-    "max_recoveries": Integer(),
-    "timeout": BigInteger(),
-    "max_retries": Integer(),
-    "root_id": String(),
-    "parent_id": String(),
-    "child_index": Integer(),
-    "input_from": String(),
-    "input": Text(),
-    "delay": BigInteger(),
-    "run_at": BigInteger(),
-    "waits_turn": Boolean(),
-}
-
-
-_ARRAY_PARAMETERS = [f"v_{name}" for name in _ARRAY_COLUMNS]
-
-
-def _array_row(row: NewExecution) -> tuple[Any, ...]:
-    """In the order of `_ARRAY_COLUMNS`."""
-    lineage = row.lineage
-    family = (None, None, None) if lineage is None else (lineage.root_id, lineage.parent_id, lineage.child_index)
-    return (
-        row.execution_id,
-        row.task_id,
-        row.queue,
-        row.priority,
-        row.max_recoveries,
-        row.timeout,
-        row.max_retries,
-        *family,
-        row.input_from,
-        row.input,
-        row.delay,
-        row.run_at,
-        row.waits_turn,
-    )
-
-
-def _insert_arrays(sql: Sql) -> Any:
-    v = (
-        func.unnest(*(bindparam(f"v_{name}", type_=ARRAY(type_)) for name, type_ in _ARRAY_COLUMNS.items()))
-        .table_valued(*(column(name, type_) for name, type_ in _ARRAY_COLUMNS.items()), name="v")
-        .render_derived()
-    )
-    present = sql.now()
-    waits = v.c.run_at.is_not(None) | (v.c.delay > 0)
-    ready_at = case((v.c.waits_turn, present), else_=func.coalesce(v.c.run_at, present + v.c.delay))
-    chosen: dict[str, ColumnElement[Any]] = {
-        **{name: v.c[name] for name in _ARRAY_COLUMNS if name not in {"run_at", "waits_turn"}},
-        "status": literal(ExecutionStatus.READY.value),
-        "lane": case((v.c.waits_turn | waits, null()), else_=ORDINARY_LANE),
-        "timer_at": case((v.c.waits_turn, null()), (waits, ready_at), else_=null()),
-        "created_at": present,
-        "ready_at": ready_at,
-        "updated_at": present,
-    }
-    return insert(sql.executions).from_select(list(chosen), select(*chosen.values()))

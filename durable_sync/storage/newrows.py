@@ -62,12 +62,12 @@ def begins_now(row: NewExecution) -> bool:
     return row.run_at is None and row.delay <= 0 and not row.waits_turn and not row.sleeps
 
 
-def batches(rows: Sequence[NewExecution]) -> Iterator[list[NewExecution]]:
-    """The rows in lists that fit one statement."""
+def batches(rows: Sequence[NewExecution], limit: int = MAX_PACKET) -> Iterator[list[NewExecution]]:
+    """The rows in lists that fit one statement, with at most `limit` bytes of input."""
     batch: list[NewExecution] = []
     size = 0
     for row in rows:
-        if batch and (len(batch) >= MAX_ROWS or size + len(row.input) > MAX_PACKET):
+        if batch and (len(batch) >= MAX_ROWS or size + len(row.input) > limit):
             yield batch
             batch, size = [], 0
         batch.append(row)

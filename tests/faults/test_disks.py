@@ -70,7 +70,8 @@ def test_disk_full(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Laboratory(place.url, tmp_path, lease=LEASE) as laboratory, Caller(place.url, pause=0.02) as caller:
         workers = [laboratory.start() for _ in range(3)]
         wait_until(lambda: len(working_since(laboratory, 0)) == len(workers), 20, "every process works")
-        for number in range(size(full=10, short=2)):
+        # MariaDB keeps so much room for itself that it does not feel a full disk each time.
+        for number in range(size(full=2 if "mysql" in place.url else 10, short=2)):
             laboratory.enqueue(mixture(size(full=800, short=160), 0.02))
             fill(place.disk, caller)
             time.sleep(FULL_FOR[number % 2])  # the length of the fault
