@@ -9,7 +9,7 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
   faults  the fault laboratory at its full size, some hours; writes the table of docs/reliability.md
-  bench   what a child costs among few siblings and among many; the arguments are the benchmark's
+  bench   speed beside the limit of the database, some hours; the arguments are the benchmark's; try --quick
   docs    builds the documentation into docs/_build/html
 
 Each command makes or updates the virtual environment .venv first. `test` and the three after `types` also look for
@@ -55,7 +55,7 @@ FAULTS = [
     ("faults", ["pytest", "tests/faults", "--timeout", "7200"]),
     ("report", ["python", "-m", "tests.faults.report"]),
 ]
-BENCH = [("bench", ["python", "-m", "benchmarks.children"])]
+BENCH = [("bench", ["python", "-m", "benchmarks"])]
 DOCS = [("sphinx", ["sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"])]
 
 
@@ -112,7 +112,7 @@ def faults(arguments: "list[str]") -> str:
 
 
 def bench(arguments: "list[str]") -> str:
-    prepare("dev")
+    prepare("bench")
     with step("servers"):
         missing = provide_servers()
     run_steps(BENCH, arguments)

@@ -52,6 +52,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def bench(session: nox.Session) -> None:
+    """Measure the speed, and write the tables and charts of docs/performance.md."""
+    session.install("-e", ".[bench]")
+    run(session, dev.BENCH)
+
+
+@nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
     """Check style, format and layers."""
     session.install("-e", ".[dev]")

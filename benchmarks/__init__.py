@@ -1,1 +1,1 @@
-"""Measures durable_sync: `python3 dev.py bench`."""
+"""Measures durable_sync against the limit of the database: `python3 dev.py bench`."""
