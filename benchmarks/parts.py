@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks import (
     backlog,
+    breakdown,
     fan,
     finished,
     handles,
@@ -23,6 +24,7 @@ __all__ = ["PARTS"]
 
 _ALL = [
     Part(name="throughput", title="Throughput", measure=throughput.measure, duration="2 minutes"),
+    Part(name="breakdown", title="Where the time goes", measure=breakdown.measure, duration="1 minute"),
     Part(name="roundtrip", title="Round trips", measure=roundtrip.measure, duration="2 minutes"),
     Part(name="fan", title="Fan-out and fan-in", measure=fan.measure, duration="1 minute"),
     Part(name="children", title="Siblings", measure=siblings.measure, duration="3 minutes", is_quick_too=False),

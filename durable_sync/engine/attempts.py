@@ -60,8 +60,9 @@ class Attempt:
         self.claimed = claimed
         self.task = task
         self.interruptible = Interruptible()
-        self.cancel_signal = Signal(self._why_stopped, _shield)
-        self.shutdown_signal = Signal(ShutdownRequestedError, _shield)
+        # Made when first asked for: most functions never do.
+        self._cancel_signal: Signal | None = None
+        self._shutdown_signal: Signal | None = None
         self.reason: StopReason | None = None
         self.hooks: deque[Callable[[], object]] = deque()
         self.progress: Progress | None = None
@@ -75,6 +76,22 @@ class Attempt:
         """True once the function has returned: its thread is not stuck."""
         self._lock = threading.Lock()
         self._state = _State.QUEUED
+
+    @property
+    def cancel_signal(self) -> Signal:
+        """Set when the attempt is to stop."""
+        with self._lock:
+            if self._cancel_signal is None:
+                self._cancel_signal = Signal(self._why_stopped, _shield)
+            return self._cancel_signal
+
+    @property
+    def shutdown_signal(self) -> Signal:
+        """Set when the executor shuts down."""
+        with self._lock:
+            if self._shutdown_signal is None:
+                self._shutdown_signal = Signal(ShutdownRequestedError, _shield)
+            return self._shutdown_signal
 
     @property
     def identity(self) -> tuple[str, int]:

@@ -12,6 +12,8 @@ from durable_sync.storage.storage import Storage
 __all__ = ["Watcher"]
 
 _QUICKEST_POLL = 0.01
+_POLL_BY_COST = 10.0
+"""How long a look took times this is the least time to the next: to look for very many costs much."""
 _POLL_BY_AGE = 0.25
 """The youngest wait's age times this is the time to the next look: who has waited long can wait a little longer."""
 
@@ -86,10 +88,12 @@ class Watcher(Loop):
             self._next_look = float("inf")
         if not watched:
             return float("inf")
+        began = time.monotonic()
         self.finished(self._storage.finished(watched))
         with self._watched_lock:
             now = time.monotonic()
-            delay = min(max((now - self._youngest) * _POLL_BY_AGE, _QUICKEST_POLL), self._poll_interval)
+            by_age = (now - self._youngest) * _POLL_BY_AGE
+            delay = min(max(by_age, (now - began) * _POLL_BY_COST, _QUICKEST_POLL), self._poll_interval)
             self._next_look = now + delay
         return delay
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Insert, Table, event
+from sqlalchemy import ColumnElement, Insert, Table, Text, TypeDecorator, bindparam, event, func, select
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from durable_sync.storage.dialects.base import Dialect, Fault
 
 __all__ = ["SQLite"]
+
+
+_HAS_JSON = (3, 38)
+"""From this version on it always has."""
+
+
+class _JsonList(TypeDecorator[Any]):
+    """A list, as a JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str:
+        return json.dumps(value)
 
 
 class SQLite(Dialect):
@@ -45,6 +60,13 @@ class SQLite(Dialect):
 
         event.listen(engine, "connect", on_connect)
         event.listen(engine, "begin", on_begin)
+
+    def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        # One parameter, where one for each value would have to be named, numbered and bound.
+        if sqlite3.sqlite_version_info < _HAS_JSON:
+            return super().is_among(column, name)
+        listed = func.json_each(bindparam(name, type_=_JsonList())).table_valued("value")
+        return column.in_(select(listed.c.value))
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
         from sqlalchemy.dialects.sqlite import insert
