@@ -4,7 +4,8 @@
 usage: python3 dev.py COMMAND [ARGUMENTS]
 
   demo    a tour of durable_sync; the arguments are those of `durable-sync demo`
-  test    the whole gate: lint, types, docs, tests on every database; the arguments are pytest's
+  test    the whole gate: lint, types, docs, tests on every database, and the fault laboratory in
+          short; with arguments, which are pytest's, without the laboratory
   lint    ruff and import-linter
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
@@ -55,6 +56,13 @@ FAULTS = [
     ("faults", ["pytest", "tests/faults", "--timeout", "7200"]),
     ("report", ["python", "-m", "tests.faults.report"]),
 ]
+# The rows of the laboratory that take no special rig, in their short form.
+SHORT_FAULTS = [
+    (
+        "faults, in short",
+        ["pytest", *("tests/faults/test_%s.py" % row for row in ("mutants", "kills", "commits", "network", "cancels"))],
+    ),
+]
 BENCH = [("bench", ["python", "-m", "benchmarks"])]
 DOCS = [("sphinx", ["sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"])]
 
@@ -78,6 +86,8 @@ def test(arguments: "list[str]") -> str:
         missing = provide_servers()
     run_steps(LINT + TYPES + DOCS)
     run_steps(TESTS, arguments)
+    if not arguments:
+        run_steps(SHORT_FAULTS)
     return without(missing)
 
 

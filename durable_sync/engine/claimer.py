@@ -213,6 +213,9 @@ class Claimer(Loop):
             glimpse = self._peek(tasks, lane, 1, discovers=self._queues is None)
             if self._learn_queues(glimpse):
                 glimpse = self._peek(tasks, lane, 1)
+            if lane == SOLO_LANE:
+                # No enqueue puts anything beside it from now on.
+                self.backlog = True
             if lane == SOLO_LANE and not self._quarantine.admits_solo(waits=bool(glimpse.candidates)):
                 return 0
             if glimpse.candidates:

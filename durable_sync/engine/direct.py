@@ -82,7 +82,8 @@ class DirectClaimer:
             with self._attempts.claiming():
                 # Read before the lease is asked: should it change, nothing is inserted.
                 executor_id = self._lease.executor_id
-                if not self._lease.may_start_work():
+                # Asked again with a place in the pool, which the claimer sees before it lets work run by itself.
+                if self._has_backlog() or not self._lease.may_start_work():
                     return False
                 there, claimed = self._storage.enqueue_claimed(row, executor_id=executor_id, patience=patience)
                 if claimed:

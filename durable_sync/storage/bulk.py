@@ -116,7 +116,10 @@ def _insert_json(sql: Sql, connection: Connection, rows: Sequence[NewExecution])
 
 
 def _insert_from_json(sql: Sql) -> Any:
-    v = sql.dialect.rows_of_json("v_rows", {**_COLUMNS, "waits_turn": Integer(), "place": BigInteger()})
+    # Of the table's own types: a payload is longer than what `Text` means here.
+    types = {name: sql.executions.c[name].type for name in _COLUMNS if name in sql.executions.c}
+    types = {**_COLUMNS, **types, "waits_turn": Integer(), "place": BigInteger()}
+    v = sql.dialect.rows_of_json("v_rows", types)
     # The time stands still within a statement; a microsecond apart, rows keep their order.
     return _insert_from(sql, v, sql.now() + v.c.place)
 

@@ -70,7 +70,9 @@ def peek(
     """
     tasks = list(queues)
     wanted = tuple((task, tuple(names)) for task, names in queues.items())
-    statements = sql.built(("peek", wanted, lane, discovers), lambda: _looks(sql, queues, lane, discovers=discovers))
+    statements = sql.built_last(
+        ("peek", lane, discovers), wanted, lambda: _looks(sql, queues, lane, discovers=discovers)
+    )
     rows: list[Any] = []
     for statement in statements:
         rows += _all(connection, statement, {"v_limit": limit})

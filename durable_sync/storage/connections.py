@@ -54,6 +54,7 @@ class Connections:
         self.watchdog = Watchdog(limit, dialect.cut)
         self._dialect = dialect
         self._kept = (pool_size + 1) // 2
+        self._most = pool_size * 4
         self._connecting = ForkGate()
         self._raw: dict[int, Any] = {}
         self._sockets: dict[int, OpenSocket] = {}
@@ -78,7 +79,7 @@ class Connections:
             url,
             poolclass=QueuePool,
             pool_size=pool_size,
-            max_overflow=pool_size * 3,
+            max_overflow=self._most - pool_size,
             pool_timeout=10,
             # Every transaction is ended by whoever began it: one more ROLLBACK would be a round trip more.
             pool_reset_on_return=None,
@@ -135,12 +136,13 @@ class Connections:
         self._sockets.pop(id(raw), None)
 
     def take(self, verb: str, *, reads: bool) -> Lent:
-        """A connection for this thread, until `give_back`."""
+        """A connection for this thread, watched until `give_back`."""
         try:
             lent = self._ready[reads].pop()
         except IndexError:
             lent = self._open(verb, reads)
         lent.name(verb)
+        self.watchdog.watch(verb, lent.raw)
         return lent
 
     def _open(self, verb: str, reads: bool) -> Lent:
@@ -152,20 +154,35 @@ class Connections:
     def give_back(self, lent: Lent, *, broken: bool) -> None:
         """Keeps a connection for the next use, or closes it. Nobody knows in what state a broken one is."""
         connection = lent.connection
-        if broken and not connection.invalidated:
+        try:
+            if broken and not connection.invalidated:
+                connection.invalidate()
+            elif connection.in_transaction():
+                connection.rollback()
+        except BaseException:
             connection.invalidate()
-        elif connection.in_transaction():
-            connection.rollback()
+            raise
+        finally:
+            # Before anybody else can take it, and have it watched for himself.
+            self.watchdog.done(lent.raw)
+            self._keep(lent)
+
+    def _keep(self, lent: Lent) -> None:
         kept = self._ready[lent.reads]
         # What sets options of a connection, as looking for tables does, sets them for good.
-        as_it_was = connection.get_execution_options() is lent.options
-        if connection.invalidated or not as_it_was or len(kept) >= self._kept:
+        as_it_was = lent.connection.get_execution_options() is lent.options
+        if lent.connection.invalidated or not as_it_was or len(kept) >= self._kept or self._is_exhausted():
             self._close(lent)
             return
         kept.append(lent)
         # Asked last: a retirement that came between would have missed it.
         if self._retired:
             self.close_ready()
+
+    def _is_exhausted(self) -> bool:
+        """True if somebody may be waiting for a connection of the other kind."""
+        pool: Any = self.engine.pool
+        return int(pool.checkedout()) >= self._most
 
     def _close(self, lent: Lent) -> None:
         connection = lent.connection

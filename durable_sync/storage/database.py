@@ -124,7 +124,6 @@ class Database:
     def _connected(self, verb: str, work: Callable[[Connection], T], *, reads: bool) -> T:
         """`work` on a connection, under the watchdog's eye."""
         lent = self.connections.take(verb, reads=reads)
-        self.watchdog.watch(verb, lent.raw)
         broken = True
         try:
             result = work(lent.connection)
@@ -134,10 +133,7 @@ class Database:
             broken = self.dialect.fault(error) is Fault.OUTAGE
             raise
         finally:
-            try:
-                self.connections.give_back(lent, broken=broken)
-            finally:
-                self.watchdog.done(lent.raw)
+            self.connections.give_back(lent, broken=broken)
 
     def _retrying(self, verb: str, attempt: Callable[[bool], T], patience: float) -> T:
         started = time.monotonic()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from durable_sync.storage.dialects import MAX_PACKET, Fault
 from durable_sync.storage.keys import Enqueued
@@ -18,22 +20,35 @@ __all__ = ["EnqueueGroup"]
 class _Entry:
     """What one thread wants written. It waits for its signal, which comes with the answer or with the lead."""
 
-    def __init__(self, rows: Sequence[NewExecution]) -> None:
+    def __init__(self, rows: Sequence[NewExecution], patience: float) -> None:
         self.rows = rows
+        self.deadline = time.monotonic() + patience
         self.stored: list[Enqueued] | None = None
         self.error: Exception | None = None
         self.alone = False
         """It has to be written by itself; whether it was written already is unknown."""
         self.leads = False
-        self.left = False
-        """Its thread waits no more."""
-        self.signal = threading.Lock()
-        self.signal.acquire()
+        self._signal = threading.Lock()
+        self._signal.acquire()
 
     @property
     def is_settled(self) -> bool:
         """True once there is nothing more that others will do for it."""
         return self.stored is not None or self.error is not None or self.alone
+
+    @property
+    def patience(self) -> float:
+        """Seconds that are left of it."""
+        return max(self.deadline - time.monotonic(), 0.0)
+
+    def wait(self) -> None:
+        """Until `wake`."""
+        self._signal.acquire()
+
+    def wake(self) -> None:
+        """Once or more often."""
+        with suppress(RuntimeError):
+            self._signal.release()
 
 
 class EnqueueGroup:
@@ -48,71 +63,79 @@ class EnqueueGroup:
         self._patience = patience
         self._lock = threading.Lock()
         self._waiting: deque[_Entry] = deque()
+        self._batch: list[_Entry] = []
+        """What the leader is writing."""
         self._has_leader = False
 
     def enqueue(self, rows: Sequence[NewExecution]) -> list[Enqueued]:
         """As `Storage.enqueue`."""
+        entry = _Entry(rows, self._patience())
         if len(rows) > MAX_ROWS or any(row.key is not None for row in rows):
             # A taken key is waited for, which must hold up nobody else.
-            return self._storage.enqueue(rows, patience=self._patience())
-        entry = _Entry(rows)
-        with self._lock:
-            self._waiting.append(entry)
-            if not self._has_leader:
-                self._has_leader = entry.leads = True
-        if not entry.leads:
-            self._wait(entry)
-        # More may wait before it than fits one batch.
-        while entry.leads and not entry.is_settled:
-            self._lead(entry)
+            return self._storage.enqueue(rows, patience=entry.patience)
+        try:
+            self._take_part(entry)
+        except BaseException:
+            # Ctrl-C, say. Nobody must be left waiting for this thread.
+            self._leave(entry)
+            raise
         if entry.error is not None:
             raise entry.error
         if entry.stored is None:
-            return self._storage.enqueue(rows, patience=self._patience(), uncertain=True)
+            return self._storage.enqueue(rows, patience=entry.patience, uncertain=True)
         return entry.stored
 
-    def _wait(self, entry: _Entry) -> None:
-        try:
-            entry.signal.acquire()
-        except BaseException:
+    def _take_part(self, entry: _Entry) -> None:
+        with self._lock:
+            self._waiting.append(entry)
+            follows = self._has_leader
+            self._has_leader = True
+            entry.leads = not follows
+        if follows:
+            entry.wait()
+        # More may wait before it than fits one batch.
+        while entry.leads and not entry.is_settled:
             with self._lock:
-                entry.left = True
-                if entry.leads:
-                    self._hand_on()
-            raise
+                self._batch = self._gather()
+            self._write(self._batch)
+            with self._lock:
+                if entry.is_settled:
+                    self._hand_on(entry)
+                self._dismiss()
 
-    def _lead(self, leader: _Entry) -> None:
-        batch = self._gather()
-        try:
-            self._write(batch)
-        finally:
-            if leader.is_settled:
-                with self._lock:
-                    self._hand_on()
-            for entry in batch:
-                if entry is not leader:
-                    entry.signal.release()
+    def _leave(self, entry: _Entry) -> None:
+        with self._lock:
+            with suppress(ValueError):
+                self._waiting.remove(entry)
+            if entry.leads:
+                for other in self._batch:
+                    other.alone = not other.is_settled
+                self._hand_on(entry)
+                self._dismiss()
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, leader: _Entry) -> None:
         """Has the first of those who wait lead; with the lock."""
-        heir = next((entry for entry in self._waiting if not entry.left), None)
-        self._has_leader = heir is not None
-        if heir is not None:
-            heir.leads = True
-            heir.signal.release()
+        leader.leads = False
+        self._has_leader = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].leads = True
+            self._waiting[0].wake()
+
+    def _dismiss(self) -> None:
+        """Those whose rows were written go on; with the lock."""
+        for entry in self._batch:
+            entry.wake()
+        self._batch = []
 
     def _write(self, batch: Sequence[_Entry]) -> None:
         try:
-            stored = self._storage.enqueue([row for entry in batch for row in entry.rows], patience=self._patience())
+            patience = max(entry.patience for entry in batch)
+            stored = self._storage.enqueue([row for entry in batch for row in entry.rows], patience=patience)
         except Exception as error:
             # An outage has been waited out for all of them; anything else is the fault of one.
             is_shared = len(batch) == 1 or self._storage.database.dialect.fault(error) is Fault.OUTAGE
             for entry in batch:
                 entry.error, entry.alone = (error, False) if is_shared else (None, True)
-        except BaseException:
-            for entry in batch:
-                entry.alone = True
-            raise
         else:
             written = iter(stored)
             for entry in batch:

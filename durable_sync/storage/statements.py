@@ -86,6 +86,13 @@ class Sql:
             found = self._built[key] = build()
         return found
 
+    def built_last(self, key: Hashable, shape: Hashable, build: Callable[[], T]) -> T:
+        """The same, of a statement with many shapes, of which the last is likely to be wanted again: it alone is kept."""
+        found: tuple[Hashable, T] | None = self._built.get(key)
+        if found is None or found[0] != shape:
+            found = self._built[key] = (shape, build())
+        return found[1]
+
     def now_value(self, connection: Connection) -> int:
         """The present time in microseconds, fetched."""
         if self.clock is not None:

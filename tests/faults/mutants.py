@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
-from sqlalchemy import BigInteger, literal, select, update
+from sqlalchemy import BigInteger, Integer, bindparam, literal, select, update
 
 from durable_sync.execution import ACTIVE
 
@@ -55,9 +55,9 @@ def claim_without_guard() -> None:
     def unguarded(sql: Any, transition: Any) -> Any:
         return _Unguarded(update_for(sql, evolve(transition, sources=ACTIVE)))
 
-    def lockable(sql: Any, ids: Sequence[str], limit: int) -> Any:
+    def lockable(sql: Any) -> Any:
         c = sql.executions.c
-        return select(c.id).where(sql.dialect.is_in(c.id, list(ids))).limit(limit)
+        return select(c.id).where(sql.dialect.is_among(c.id, "v_ids")).limit(bindparam("v_limit", type_=Integer))
 
     update_for = claiming.update_for
     claiming.update_for = unguarded
