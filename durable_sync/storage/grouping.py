@@ -94,12 +94,12 @@ class EnqueueGroup:
         if follows:
             entry.wait()
         # More may wait before it than fits one batch.
-        while entry.leads and not entry.is_settled:
+        while entry.leads:
             with self._lock:
                 self._batch = self._gather()
             self._write(self._batch)
             with self._lock:
-                if entry.is_settled:
+                if entry in self._batch:
                     self._hand_on(entry)
                 self._dismiss()
 

@@ -87,7 +87,7 @@ class Sql:
         return found
 
     def built_last(self, key: Hashable, shape: Hashable, build: Callable[[], T]) -> T:
-        """The same, of a statement with many shapes, of which the last is likely to be wanted again: it alone is kept."""
+        """The same, of a statement that has many shapes: only the last, which is likely to be wanted again, is kept."""
         found: tuple[Hashable, T] | None = self._built.get(key)
         if found is None or found[0] != shape:
             found = self._built[key] = (shape, build())
