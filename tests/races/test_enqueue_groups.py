@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from durable_sync import DurableExecutor
 from durable_sync.storage import enqueueing
+from durable_sync.storage.grouping import _Entry
 from durable_sync.storage.newrows import MAX_ROWS
 from durable_sync.storage.storage import Storage
 from tests.gates import PATIENCE
@@ -160,6 +161,28 @@ def test_who_is_interrupted_while_he_writes_for_others(database_url: str, monkey
     assert leaders == [THREADS]
     assert sorted(type(error) is KeyboardInterrupt for error in ended) == [False] * (THREADS - 1) + [True]
     assert [error for error in ended if error is not None and type(error) is not KeyboardInterrupt] == []
+    assert len(rows(database_url, "id")) == 1 + THREADS
+
+
+def test_who_is_interrupted_while_he_waits(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of his is written later, behind his back, and the others go on without him."""
+    executor, work = make_executor(database_url)
+    gate = held_before(monkeypatch, enqueueing, "enqueue")
+    first = in_thread(executor.enqueue, work, "first")
+    gate.wait_for_arrivals()
+
+    def interrupted(_self: _Entry) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Entry, "wait", interrupted)
+        stopped = in_thread(executor.enqueue, work, "stopped")
+        assert type(stopped.exception(PATIENCE)) is KeyboardInterrupt
+    others = [in_thread(executor.enqueue, work, "other") for _ in range(THREADS)]
+    gathered(executor, THREADS)
+    gate.open()
+    for future in [first, *others]:
+        future.result(PATIENCE)
     assert len(rows(database_url, "id")) == 1 + THREADS
 
 

@@ -1,0 +1,61 @@
+"""The library's own connections, as threads hand them on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_sync import DurableExecutor
+from durable_sync.storage.connections import Connections, Lent
+
+
+def connections_of(url: str) -> Connections:
+    executor = DurableExecutor(url)
+    executor.migrate()
+    return executor._desk.storage.database.connections
+
+
+def test_who_takes_a_connection_at_once_is_watched(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread does on a connection that is just being given back has its own deadline."""
+    connections = connections_of(database_url)
+    keep = Connections._keep
+    taken: list[Lent] = []
+
+    def keep_and_take(self: Connections, lent: Lent) -> None:
+        keep(self, lent)
+        taken.append(self.take("next", reads=False))
+
+    first = connections.take("first", reads=False)
+    monkeypatch.setattr(Connections, "_keep", keep_and_take)
+    connections.give_back(first, broken=False)
+    monkeypatch.undo()
+    assert taken[0].raw is first.raw
+    assert connections.watchdog._watched[id(first.raw)][1] == "next"
+    connections.give_back(taken[0], broken=False)
+    assert connections.watchdog._watched == {}
+    connections.retire()
+
+
+def test_none_is_kept_while_somebody_may_be_waiting(database_url: str) -> None:
+    """With every place of the pool taken, what is given back is free for whoever wants the other kind."""
+    connections = connections_of(database_url)
+    connections.close_idle()
+    writers = [connections.take("write", reads=False) for _ in range(connections._most)]
+    connections.give_back(writers.pop(), broken=False)
+    reader = connections.take("read", reads=True)
+    for lent in [reader, *writers]:
+        connections.give_back(lent, broken=False)
+    assert connections.in_use == 0
+    connections.retire()
+
+
+def test_one_that_was_set_up_otherwise_is_not_kept(database_url: str) -> None:
+    """Whatever sets options of a connection has set them for itself, and for nobody after it."""
+    connections = connections_of(database_url)
+    lent = connections.take("look", reads=False)
+    lent.connection.execution_options(logging_token="mine")
+    connections.give_back(lent, broken=False)
+    options: Any = connections.take("next", reads=False).connection.get_execution_options()
+    assert "logging_token" not in options
+    connections.retire()
