@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import threading
 import tokenize
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from attrs import frozen
 from durable_sync import TaskError
 
 __all__ = ["Document", "kind_of", "printable", "read"]
+
+# CPython 3.11 counts the depth of all threads' trees together: https://github.com/python/cpython/issues/106905
+_PARSING = threading.Lock()
 
 LARGEST = 16 * 1024 * 1024
 """Bytes; a larger file is not parsed, so that a few workers never fill the memory."""
@@ -79,7 +83,8 @@ def _decode(data: bytes, kind: str) -> str:
 
 def _parse(data: bytes) -> ast.Module:
     try:
-        return ast.parse(data)
+        with _PARSING:
+            return ast.parse(data)
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
         raise TaskError(f"syntax error{where}: {printable(error.msg)}", retryable=False) from error
