@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, literal
+from sqlalchemy import BigInteger, bindparam
 
 __all__ = ["READS", "Step", "believe", "set_wrong"]
 
@@ -47,5 +47,8 @@ def believe() -> None:
     def now_value(_sql: Any, _connection: Any = None) -> int:
         return time.time_ns() // 1_000
 
-    Sql.now = lambda self: literal(now_value(self), BigInteger)  # type: ignore[method-assign]
+    def now(sql: Any) -> Any:
+        return bindparam(None, callable_=lambda: now_value(sql), type_=BigInteger, unique=True)
+
+    Sql.now = now  # type: ignore[method-assign]
     Sql.now_value = now_value  # type: ignore[method-assign]
