@@ -130,7 +130,8 @@ class Database:
             broken = False
             return result
         except Exception as error:
-            broken = self.dialect.fault(error) is Fault.OUTAGE
+            # What isn't the database's doing may be the driver's, which has lost its way on this connection.
+            broken = self.dialect.fault(error) in {Fault.OUTAGE, None}
             raise
         finally:
             self.connections.give_back(lent, broken=broken)

@@ -125,7 +125,9 @@ class MySQL(Dialect):
             return Fault.CONTENTION
         if code in {1062, 1586}:
             return Fault.CONFLICT
-        if code in self._OUTAGE or (code is None and type(error).__name__ in {"OperationalError", "InterfaceError"}):
+        # InternalError without a number: the driver has met a packet that it did not expect.
+        lost = {"OperationalError", "InterfaceError", "InternalError"}
+        if code in self._OUTAGE or (code is None and type(error).__name__ in lost):
             return Fault.OUTAGE
         return Fault.REFUSED
 
