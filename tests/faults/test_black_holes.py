@@ -48,8 +48,24 @@ class Stopwatch:
         self._began: dict[int, float] = {}
         self._longest = 0.0
         self._numbers = count()
-        for name in ("watching", "watching_new"):
-            monkeypatch.setattr(Watchdog, name, self._timed(getattr(Watchdog, name)))
+        monkeypatch.setattr(Watchdog, "watching_new", self._timed(Watchdog.watching_new))
+        watch, done = Watchdog.watch, Watchdog.done
+
+        def begin(watchdog: Watchdog, verb: str, raw: Any) -> None:
+            self._began[id(raw)] = time.monotonic()
+            watch(watchdog, verb, raw)
+
+        def end(watchdog: Watchdog, raw: Any) -> None:
+            done(watchdog, raw)
+            self._note(id(raw))
+
+        monkeypatch.setattr(Watchdog, "watch", begin)
+        monkeypatch.setattr(Watchdog, "done", end)
+
+    def _note(self, what: int) -> None:
+        began = self._began.pop(what, None)
+        if began is not None:
+            self._longest = max(self._longest, time.monotonic() - began)
 
     def _timed(self, operation: Callable[..., AbstractContextManager[None]]) -> Any:
         @contextmanager
@@ -60,7 +76,7 @@ class Stopwatch:
                 with operation(*arguments):
                     yield
             finally:
-                self._longest = max(self._longest, time.monotonic() - self._began.pop(number))
+                self._note(number)
 
         return timed
 
