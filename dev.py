@@ -10,7 +10,7 @@ usage: python3 dev.py COMMAND [ARGUMENTS]
   types   mypy and pyright
   stress  the long tests in tests/stress; the arguments are pytest's
   faults  the fault laboratory at its full size, some hours; writes the table of docs/reliability.md
-  bench   speed beside the limit of the database, some hours; the arguments are the benchmark's; try --quick
+  bench   speed beside the limit of the database; the arguments are the benchmark's; try --quick
   docs    builds the documentation into docs/_build/html
 
 Each command makes or updates the virtual environment .venv first. `test` and the three after `types` also look for

@@ -94,9 +94,9 @@ class Desk:
         with shielded():
             self.prepared_storage()
             background = self.background
-            directly = len(rows) == 1 and background is not None
-            if directly and background is not None and background.direct.enqueue(rows[0], patience=CALLER_PATIENCE):
-                return [Enqueued(rows[0].execution_id, True)]
+            alone = rows[0] if len(rows) == 1 else None
+            if alone and background and background.direct.enqueue(alone, patience=CALLER_PATIENCE):
+                return [Enqueued(alone.execution_id, True)]
             stored = self._group.enqueue(rows) if rows else []
             self.announce()
         return stored

@@ -78,7 +78,7 @@ class Background:
             attempts=self.attempts,
             pace=pace,
             poll_interval=settings.poll_interval,
-            give_back=lambda attempt: self.recorder.put(attempt, Outcome(release(started=False))),
+            give_back=self._give_back,
             effected=self.effected,
         )
         self.direct = DirectClaimer(
@@ -89,7 +89,7 @@ class Background:
             pool=self.pool,
             attempts=self.attempts,
             has_backlog=lambda: self.claimer.backlog,
-            give_back=lambda attempt: self.recorder.put(attempt, Outcome(release(started=False))),
+            give_back=self._give_back,
         )
         self._runner = Runner(
             Outputs(storage, registry, serializer),
@@ -156,6 +156,10 @@ class Background:
             self.recorder.put(attempt, outcome)
         else:
             self.recorder.record(attempt, outcome)
+
+    def _give_back(self, attempt: Attempt) -> None:
+        """Of what no thread has begun on."""
+        self.recorder.put(attempt, Outcome(release(started=False)))
 
     def _freed(self) -> None:
         if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
@@ -234,7 +238,7 @@ class Background:
 
     def _release_unsettled(self, attempt: Attempt) -> None:
         if attempt.unqueue():
-            self.recorder.put(attempt, Outcome(release(started=False)))
+            self._give_back(attempt)
             return
         self.interrupter.stop_attempt(attempt, StopReason.SHUTDOWN)
         if attempt.settle():

@@ -13,7 +13,7 @@ from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
 from durable_sync.transitions import release
 from tests.gates import PATIENCE, Gate
-from tests.races.holding import LostAnswers, in_thread, open_storage
+from tests.races.holding import LostAnswers, held_after, in_thread, open_storage
 from tests.races.looking import row, rows
 from tests.races.stepping import counted, wait_for_steps
 from tests.waiting import wait_until
@@ -139,15 +139,7 @@ def test_a_direct_claim_that_arrives_late_is_not_released(
 ) -> None:
     """A row that is inserted claimed, and whose enqueue is slow to return, is left alone."""
     executor = DurableExecutor(database_url, lease=2, max_workers=4)
-    inserted = Gate()
-    insert = Storage.enqueue_claimed
-
-    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
-        result = insert(*args, **kwargs)
-        inserted.pass_through()
-        return result
-
-    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
+    inserted = held_after(monkeypatch, Storage, "enqueue_claimed")
 
     @executor.task
     def run() -> str:
@@ -186,16 +178,8 @@ def test_a_shutdown_gives_back_what_is_being_inserted_claimed(
 ) -> None:
     """An enqueue that is under way at a shutdown, and slow, has its execution given back: nothing runs after it."""
     executor = DurableExecutor(database_url, max_workers=4)
-    inserted = Gate()
-    insert = Storage.enqueue_claimed
+    inserted = held_after(monkeypatch, Storage, "enqueue_claimed")
     runs: list[int] = []
-
-    def insert_slowly(*args: Any, **kwargs: Any) -> Any:
-        result = insert(*args, **kwargs)
-        inserted.pass_through()
-        return result
-
-    monkeypatch.setattr(Storage, "enqueue_claimed", insert_slowly)
 
     @executor.task
     def run() -> None:
