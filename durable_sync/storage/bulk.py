@@ -52,17 +52,17 @@ def insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) 
 
 
 _COLUMNS: dict[str, Any] = {
-    "id": String(36),
-    "task_id": String(255),
-    "queue": String(255),
+    "id": String(),
+    "task_id": String(),
+    "queue": String(),
     "priority": Integer(),
     "max_recoveries": Integer(),
     "timeout": BigInteger(),
     "max_retries": Integer(),
-    "root_id": String(36),
-    "parent_id": String(36),
+    "root_id": String(),
+    "parent_id": String(),
     "child_index": Integer(),
-    "input_from": String(36),
+    "input_from": String(),
     "input": Text(),
     "delay": BigInteger(),
     "run_at": BigInteger(),

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from tests.servers import MariaDBServer, PostgresServer
+from tests.servers import MariaDBServer, PostgresServer, Server
 
 __all__ = ["Disk", "MariaDBOnDisk", "PostgresOnDisk"]
 
@@ -87,8 +87,8 @@ def _write_until_full(descriptor: int, block: bytes) -> None:
             return
 
 
-class PostgresOnDisk(PostgresServer):
-    """A PostgreSQL with all of its data on this disk, its write-ahead log in small pieces."""
+class _OnDisk(Server):
+    """A server with all of its data on this disk; flushed to it."""
 
     def __init__(self, disk: Disk) -> None:
         super().__init__(fsync=True)
@@ -96,20 +96,17 @@ class PostgresOnDisk(PostgresServer):
 
     def _make_directory(self) -> Path:
         return _directory_on(self._disk, self._user)
+
+
+class PostgresOnDisk(_OnDisk, PostgresServer):
+    """A PostgreSQL with its write-ahead log in small pieces."""
 
     def _command(self, directory: Path) -> list[str]:
         return [*super()._command(directory), "-c", "max_wal_size=64MB", "-c", "min_wal_size=32MB"]
 
 
-class MariaDBOnDisk(MariaDBServer):
-    """A MariaDB with all of its data on this disk, its redo log small."""
-
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(fsync=True)
-        self._disk = disk
-
-    def _make_directory(self) -> Path:
-        return _directory_on(self._disk, self._user)
+class MariaDBOnDisk(_OnDisk, MariaDBServer):
+    """A MariaDB with a small redo log."""
 
     def _command(self, directory: Path) -> list[str]:
         return [*super()._command(directory), "--innodb-log-file-size=16M"]

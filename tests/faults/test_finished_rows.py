@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from sqlalchemy import event, text
+from sqlalchemy import event
 
+from benchmarks.rows import FINISHED as ROWS
+from benchmarks.rows import fill
 from durable_sync import DurableExecutor
 from durable_sync.storage.leases import Incarnation
 from durable_sync.storage.storage import Storage
@@ -23,36 +25,6 @@ READY = size(full=10_000, short=3_000)
 BAR = size(full=0.9, short=0.5)
 """Claims a second, as a part of an empty table's."""
 BATCH = 100
-AT_ONCE = 250_000
-
-_NUMBERS = {
-    "sqlite": "(WITH RECURSIVE s(n) AS (SELECT {first} UNION ALL SELECT n+1 FROM s WHERE n < {last}) SELECT n FROM s)",
-    "postgresql": "generate_series(CAST({first} AS bigint), {last}) AS s(n)",
-    "mysql": "(SELECT seq AS n FROM seq_{first}_to_{last}) AS s",
-}
-_IDS = {
-    "sqlite": "printf('%08x-0000-7000-8000-000000000000', n)",
-    "postgresql": "lpad(to_hex(n), 8, '0') || '-0000-7000-8000-000000000000'",
-    "mysql": "CONCAT(LPAD(LOWER(HEX(n)), 8, '0'), '-0000-7000-8000-000000000000')",
-}
-_COLUMNS = {
-    "task_id": "'plain'",
-    "status": "'completed'",
-    "queue": "'default'",
-    "priority": "0",
-    "executor_id": "'00000000-0000-0000-0000-000000000000'",
-    "claim_token": "1",
-    "starts": "1",
-    "max_recoveries": "3",
-    "created_at": "1700000000000000 + n * 1000",
-    "ready_at": "1700000000000000 + n * 1000",
-    "first_started_at": "1700000000000000 + n * 1000",
-    "started_at": "1700000000000000 + n * 1000",
-    "finished_at": "1700000000100000 + n * 1000",
-    "updated_at": "1700000000100000 + n * 1000",
-    "input": "'{{\"seconds\": 0.0}}'",
-    "run_output": "'\"0123456789abcdef0123456789abcdef\"'",
-}
 
 
 @frozen
@@ -93,7 +65,7 @@ def test_finished_rows(database_url: str) -> None:
     """What has finished costs a claim next to nothing, however much of it there is."""
     full, empty = Table.make(database_url, "durable_"), Table.make(database_url, "empty_")
     began = time.monotonic()
-    fill(full)
+    fill(database_url, full.name, FINISHED, ROWS | {"task_id": "'plain'"})
     filled = time.monotonic() - began
     plans = plans_of(full)
     pairs = [pair(full, empty, number) for number in range(READY // BATCH - 1)]
@@ -119,24 +91,6 @@ def pair(full: Table, empty: Table, number: int) -> tuple[float, float]:
         return full.seconds(), empty.seconds()
     without = empty.seconds()
     return full.seconds(), without
-
-
-def fill(table: Table) -> None:
-    """Writes what has finished, and lets the server count it, as it would by itself after a while."""
-    engine = table.storage.database.engine
-    kind = kind_of(table)
-    for first in range(1, FINISHED, AT_ONCE):
-        numbers = _NUMBERS[kind].format(first=first, last=min(first + AT_ONCE - 1, FINISHED))
-        values = ", ".join([_IDS[kind], *_COLUMNS.values()]).replace("{{", "{").replace("}}", "}")
-        with engine.begin() as connection:
-            # Whoever has this text quoted by a driver would have to double its per cents.
-            cursor = connection.connection.cursor()
-            cursor.execute(f"INSERT INTO {table.name} (id, {', '.join(_COLUMNS)}) SELECT {values} FROM {numbers}")
-            cursor.close()
-    statement = {"postgresql": f"VACUUM ANALYZE {table.name}", "mysql": f"ANALYZE TABLE {table.name}"}.get(kind)
-    if statement is not None:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(text(statement))
 
 
 def kind_of(table: Table) -> str:
