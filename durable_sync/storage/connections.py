@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from durable_sync.forks import ForkGate, OpenSocket
@@ -146,8 +147,13 @@ class Connections:
         return lent
 
     def _open(self, verb: str, reads: bool) -> Lent:
-        with self.opening(verb):
-            connection = (self._reading if reads else self.engine).connect()
+        dbapi: Any = self.engine.dialect.loaded_dbapi
+        try:
+            with self.opening(verb):
+                connection = (self._reading if reads else self.engine).connect()
+        except dbapi.Error as error:
+            # SQLAlchemy sets the isolation level of a connection of its pool with nobody to translate what goes wrong.
+            raise DBAPIError.instance(None, None, error, dbapi.Error, dialect=self.engine.dialect) from error
         raw = connection.connection.dbapi_connection
         return Lent(connection, raw, reads, connection.get_execution_options(), connection.info)
 

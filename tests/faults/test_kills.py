@@ -27,9 +27,12 @@ def test_kills(database_url: str, tmp_path: Path) -> None:
     enqueues = size(full=60, short=3)
     with Laboratory(database_url, tmp_path, lease=LEASE) as laboratory:
 
-        def kill_one() -> None:
-            crashes.append(random.choice(laboratory.workers.all).kill())
+        def kill(*workers: Worker) -> None:
+            crashes.extend(worker.kill() for worker in workers)
             laboratory.replace_dead()
+
+        def kill_one() -> None:
+            kill(random.choice(laboratory.workers.all))
 
         # While there is no backlog, what they enqueue themselves is claimed as it is enqueued.
         laboratory.arguments = ["--enqueues", "1000"]
@@ -38,7 +41,9 @@ def test_kills(database_url: str, tmp_path: Path) -> None:
         for _ in range(enqueues):
             time.sleep(1.0)  # the rhythm of the fault
             kill_one()
+        # None that enqueues is left, or what it enqueues while the account is drawn up would be held against it.
         laboratory.arguments = []
+        kill(*laboratory.workers.all)
         ids = laboratory.enqueue(mixture(size(full=10_000, short=800), 0.02))
 
         seconds = laboratory.run(every=1.0, disturb=kill_one, deadline=size(full=600.0, short=30.0))

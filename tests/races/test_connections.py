@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from durable_sync import DurableExecutor
 from durable_sync.storage.connections import Connections, Lent
@@ -59,3 +60,19 @@ def test_one_that_was_set_up_otherwise_is_not_kept(database_url: str) -> None:
     options: Any = connections.take("next", reads=False).connection.get_execution_options()
     assert "logging_token" not in options
     connections.retire()
+
+
+def test_one_of_the_pool_that_is_lost_is_an_outage_to_a_reader(database_url: str) -> None:
+    """A connection of the pool that broke after its last use is told from an error of the reader's own."""
+    executor = DurableExecutor(database_url)
+    executor.migrate()
+    database = executor._desk.storage.database
+    connections = database.connections
+    connections.close_idle()
+    # More than are kept ready, so that some go back into the pool.
+    for lent in [connections.take("write", reads=False) for _ in range(connections._kept + 2)]:
+        connections.give_back(lent, broken=False)
+    for raw in connections.raw_connections():
+        database.dialect.cut(raw)
+    assert database.read("look", lambda connection: connection.scalar(select(1)), patience=10.0) == 1
+    executor.shutdown()
