@@ -16,7 +16,6 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from durable_sync.clock import Clock, deadline_after, seconds
 from durable_sync.declarations import checked_key
-from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.engine.settings import Settings
 from durable_sync.errors import (
@@ -106,6 +105,9 @@ class DurableExecutor(TaskDecorators):
             registry.subscribe(self._registry.add)
         chosen = Serializer() if serializer is None else serializer
         self._intake = Intake(self._registry, chosen, max_payload_bytes=settings.max_payload_bytes)
+        # What works with the database takes longest to import, and who only declares tasks has no need of it.
+        from durable_sync.desk import Desk
+
         self._desk = Desk(
             database,
             checked_tables(table_prefix, schema),

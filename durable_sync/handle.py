@@ -6,10 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from durable_sync.clock import deadline_after
-from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
@@ -17,6 +16,9 @@ from durable_sync.storage.records import StoredExecution
 from durable_sync.task import Task
 from durable_sync.tree import ExecutionTree
 from durable_sync.views import error_of
+
+if TYPE_CHECKING:
+    from durable_sync.desk import Desk
 
 __all__ = ["TaskHandle"]
 

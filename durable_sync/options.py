@@ -5,13 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durable_sync.clock import seconds
 from durable_sync.declarations import checked_queue
 from durable_sync.errors import ConfigurationError
 from durable_sync.registry import TaskRegistry
-from durable_sync.storage.tables import Tables, build_tables
+
+if TYPE_CHECKING:
+    from durable_sync.storage.tables import Tables
 
 __all__ = ["checked_lease", "checked_name", "checked_queues", "checked_tables", "positive_int", "registries"]
 
@@ -68,4 +70,6 @@ def checked_tables(prefix: Any, schema: Any) -> Tables:
         raise ConfigurationError(f"table_prefix must be 1 to 30 letters, digits and '_', not {prefix!r}")
     if schema is not None and not (isinstance(schema, str) and schema):
         raise ConfigurationError(f"schema must be a name, not {schema!r}")
+    from durable_sync.storage.tables import build_tables
+
     return build_tables(prefix, schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 
@@ -19,8 +19,10 @@ from durable_sync.plans import Plan, PlanKind
 from durable_sync.registry import TaskRegistry
 from durable_sync.serialization import Serializer
 from durable_sync.storage.records import OutputRow
-from durable_sync.storage.storage import Storage
 from durable_sync.task import Task
+
+if TYPE_CHECKING:
+    from durable_sync.storage.storage import Storage
 
 __all__ = ["RESULT", "VALUE", "Outputs", "child_of"]
 

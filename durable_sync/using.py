@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 
-from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import ConfigurationError
 from durable_sync.handle import TaskHandle
 from durable_sync.storage.records import NewExecution
-from durable_sync.storage.storage import Storage
 from durable_sync.task import Task, TaskCall
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
+
+    from durable_sync.desk import Desk
+    from durable_sync.storage.storage import Storage
 
 __all__ = ["Commits", "TransactionalExecutor"]
 

@@ -8,14 +8,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import ExitStack, suppress
 from datetime import timedelta
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from durable_sync.clock import deadline_after
-from durable_sync.desk import Desk
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import ConfigurationError
 from durable_sync.execution import ExecutionStatus
 from durable_sync.handle import TaskHandle
+
+if TYPE_CHECKING:
+    from durable_sync.desk import Desk
 
 __all__ = ["DoneAndNotDone", "as_completed", "wait"]
 

@@ -110,6 +110,10 @@ class Claimer(Loop):
         tasks = [task.id for task in self._registry]
         wanted = self._wanted()
         self.refill_at = -(self._prefetch() // 2)
+        if wanted <= 0:
+            self.backlog = True
+            # A worker that was freed before it could read this has woken nobody.
+            wanted = self._wanted()
         if wanted <= 0 or not tasks or not self._lease.may_start_work() or self._quarantine.admits_nothing():
             self.backlog = True
             self._look_at_timers()

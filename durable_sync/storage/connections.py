@@ -33,6 +33,8 @@ class Lent:
     raw: Any
     """The driver's."""
     reads: bool
+    in_autocommit: bool
+    """What SQLAlchemy takes for its transaction is none, and needs no end."""
     options: Mapping[str, Any]
     info: dict[Any, Any]
 
@@ -63,10 +65,7 @@ class Connections:
         self._retired = False
         self._ready: dict[bool, list[Lent]] = {True: [], False: []}
         self.engine = self._make_engine(source, url, pool_size, busy_seconds)
-        options: dict[str, Any] = {"durable_sync_read": True}
-        if dialect.reads_in_autocommit:
-            options["isolation_level"] = "AUTOCOMMIT"
-        self._reading = self.engine.execution_options(**options)
+        self._reading = self.engine.execution_options(durable_sync_read=True)
 
     def _make_engine(self, source: URL | Engine, url: URL, pool_size: int, busy_seconds: float) -> Engine:
         options = self._dialect.engine_options()
@@ -147,15 +146,27 @@ class Connections:
         return lent
 
     def _open(self, verb: str, reads: bool) -> Lent:
-        dbapi: Any = self.engine.dialect.loaded_dbapi
+        with self.opening(verb):
+            connection = (self._reading if reads else self.engine).connect()
+        raw: Any = connection.connection.dbapi_connection
+        in_autocommit = reads and self._dialect.reads_in_autocommit
+        if in_autocommit:
+            self._set_autocommit(connection, raw)
+        return Lent(connection, raw, reads, in_autocommit, connection.get_execution_options(), connection.info)
+
+    def _set_autocommit(self, connection: Connection, raw: Any) -> None:
+        """Not by SQLAlchemy's own option: the pool loses a place when what that undoes at the end fails."""
+        dialect = self.engine.dialect
+        dbapi: Any = dialect.loaded_dbapi
         try:
-            with self.opening(verb):
-                connection = (self._reading if reads else self.engine).connect()
-        except dbapi.Error as error:
-            # SQLAlchemy sets the isolation level of a connection of its pool with nobody to translate what goes wrong.
-            raise DBAPIError.instance(None, None, error, dbapi.Error, dialect=self.engine.dialect) from error
-        raw = connection.connection.dbapi_connection
-        return Lent(connection, raw, reads, connection.get_execution_options(), connection.info)
+            dialect.set_isolation_level(raw, "AUTOCOMMIT")
+        except Exception as error:
+            # It comes from the pool, and may have broken there.
+            connection.invalidate()
+            connection.close()
+            if not isinstance(error, dbapi.Error):
+                raise
+            raise DBAPIError.instance(None, None, error, dbapi.Error, dialect=dialect) from error
 
     def give_back(self, lent: Lent, *, broken: bool) -> None:
         """Keeps a connection for the next use, or closes it. Nobody knows in what state a broken one is."""
@@ -163,11 +174,13 @@ class Connections:
         try:
             if broken and not connection.invalidated:
                 connection.invalidate()
-            elif connection.in_transaction():
+            elif connection.in_transaction() and not lent.in_autocommit:
                 connection.rollback()
-        except BaseException:
+        except BaseException as error:
             connection.invalidate()
-            raise
+            # Whoever used it has his answer, or an error of his own.
+            if not isinstance(error, Exception):
+                raise
         finally:
             # Before anybody else can take it, and have it watched for himself.
             self.watchdog.done(lent.raw)
@@ -192,6 +205,12 @@ class Connections:
 
     def _close(self, lent: Lent) -> None:
         connection = lent.connection
+        if lent.in_autocommit and not connection.invalidated:
+            try:
+                self.engine.dialect.reset_isolation_level(lent.raw)
+            except Exception:
+                # Broken since.
+                connection.invalidate()
         if self._retired and not connection.invalidated:
             connection.detach()
         connection.close()

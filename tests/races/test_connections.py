@@ -76,3 +76,22 @@ def test_one_of_the_pool_that_is_lost_is_an_outage_to_a_reader(database_url: str
         database.dialect.cut(raw)
     assert database.read("look", lambda connection: connection.scalar(select(1)), patience=10.0) == 1
     executor.shutdown()
+
+
+def test_one_that_breaks_as_it_is_given_back_takes_no_place(database_url: str) -> None:
+    """A reader has its answer: that more connections than are kept were lost meanwhile is nothing to him."""
+    executor = DurableExecutor(database_url)
+    executor.migrate()
+    database = executor._desk.storage.database
+    connections = database.connections
+    connections.close_idle()
+    readers = [connections.take("look", reads=True) for _ in range(connections._kept + 2)]
+    for lent in readers:
+        lent.connection.scalar(select(1))
+        database.dialect.cut(lent.raw)
+    for lent in readers:
+        connections.give_back(lent, broken=False)
+    connections.close_ready()
+    pool: Any = connections.engine.pool
+    assert pool.checkedout() == 0
+    executor.shutdown()
