@@ -28,7 +28,6 @@ from durable_sync.executor import DurableExecutor
 from durable_sync.families import Done, LoopResult, ParentOutput, ParentResult, Spawn
 from durable_sync.handle import TaskHandle
 from durable_sync.registry import TaskRegistry
-from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
 from durable_sync.task import ParentTask, SleepingTask, Task, TaskCall
 from durable_sync.tree import ExecutionTree
 from durable_sync.using import TransactionalExecutor
@@ -36,6 +35,8 @@ from durable_sync.waiting import DoneAndNotDone, as_completed, wait
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
+
+    from durable_sync.serialization import OrjsonSerializer, Serializer, make_converter
 
     metadata: MetaData
 
@@ -89,9 +90,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`metadata`: the tables under their default names, for users who run Alembic. Made when it is first asked for."""
-    if name != "metadata":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from durable_sync.storage.tables import build_tables
+    """What is made or imported when it is first asked for, because most programs never do.
 
-    return globals().setdefault("metadata", build_tables().metadata)
+    `metadata`: the tables under their default names, for users who run Alembic.
+    """
+    if name == "metadata":
+        from durable_sync.storage.tables import build_tables
+
+        return globals().setdefault(name, build_tables().metadata)
+    if name in {"OrjsonSerializer", "Serializer", "make_converter"}:
+        from durable_sync import serialization
+
+        return globals().setdefault(name, getattr(serialization, name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,16 +23,16 @@ from durable_sync.errors import (
 )
 from durable_sync.execution import Execution
 from durable_sync.handle import TaskHandle
-from durable_sync.intake import Intake
 from durable_sync.options import checked_lease, checked_name, checked_queues, checked_tables, positive_int, registries
 from durable_sync.registry import Fed, TaskDecorators, TaskRegistry
-from durable_sync.serialization import Serializer
-from durable_sync.storage.records import NewExecution
 from durable_sync.task import SleepingTask, Task, TaskCall
 from durable_sync.using import Commits, TransactionalExecutor
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
+
+    from durable_sync.serialization import Serializer
+    from durable_sync.storage.records import NewExecution
 
 __all__ = ["DurableExecutor"]
 
@@ -103,11 +103,13 @@ class DurableExecutor(TaskDecorators):
         self._registry = TaskRegistry()
         for registry in registries(tasks):
             registry.subscribe(self._registry.add)
+        # What works with values and the database takes longest to import, and who only declares tasks needs neither.
+        from durable_sync.desk import Desk
+        from durable_sync.intake import Intake
+        from durable_sync.serialization import Serializer
+
         chosen = Serializer() if serializer is None else serializer
         self._intake = Intake(self._registry, chosen, max_payload_bytes=settings.max_payload_bytes)
-        # What works with the database takes longest to import, and who only declares tasks has no need of it.
-        from durable_sync.desk import Desk
-
         self._desk = Desk(
             database,
             checked_tables(table_prefix, schema),

@@ -12,10 +12,10 @@ from durable_sync.clock import deadline_after
 from durable_sync.engine.interrupt import shielded
 from durable_sync.errors import TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
+from durable_sync.failures import error_of
 from durable_sync.storage.records import StoredExecution
 from durable_sync.task import Task
 from durable_sync.tree import ExecutionTree
-from durable_sync.views import error_of
 
 if TYPE_CHECKING:
     from durable_sync.desk import Desk

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from durable_sync.clock import to_datetime
-from durable_sync.errors import (
-    ChildrenFailedError,
-    FinalizeFailedError,
-    TaskCancelledError,
-    TaskError,
-    TaskTimedOutError,
-)
 from durable_sync.execution import ErrorInfo, Execution, ExecutionStatus, Progress
 from durable_sync.outputs import Outputs, child_of
 from durable_sync.storage.records import OutputRow, StoredExecution
 from durable_sync.task import Task
 
-__all__ = ["error_of", "view"]
+__all__ = ["view"]
 
 
 def view(stored: StoredExecution, task: Task[..., Any] | None, outputs: Outputs) -> Execution:
@@ -47,29 +40,3 @@ def view(stored: StoredExecution, task: Task[..., Any] | None, outputs: Outputs)
         updated_at=to_datetime(stored.updated_at),
         progress=None if stored.progress is None else Progress.from_json(stored.progress),
     )
-
-
-_ERRORS: dict[ExecutionStatus, type[TaskError]] = {
-    ExecutionStatus.FAILED: TaskError,
-    ExecutionStatus.TIMED_OUT: TaskTimedOutError,
-    ExecutionStatus.CANCELLED: TaskCancelledError,
-    ExecutionStatus.CHILDREN_FAILED: ChildrenFailedError,
-    ExecutionStatus.FINALIZE_FAILED: FinalizeFailedError,
-}
-
-
-def error_of(execution: Execution) -> TaskError | None:
-    """What `result` raises for a finished execution, with the remote traceback shown; None if it completed."""
-    kind = _ERRORS.get(execution.status)
-    if kind is None:
-        return None
-    info = execution.error
-    if info is None:
-        error = kind()
-    else:
-        own = info.type in {cls.__name__ for cls in _ERRORS.values()}
-        error = kind(info.message if own else f"{info.type}: {info.message}", retryable=info.retryable)
-        if info.traceback:
-            error.add_note(f"The traceback of the attempt that failed:\n{info.traceback}")
-    error.execution = execution
-    return error

@@ -6,7 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Insert, Table, bindparam, event, func, literal_column, select, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Insert,
+    Table,
+    bindparam,
+    event,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -61,8 +73,8 @@ class PostgreSQL(Dialect):
         return column == func.any(bindparam(None, list(values), type_=ARRAY(column.type), unique=True))
 
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        # Not `= any`: beside a condition for which there is another index, a planner that believes that few rows meet it
-        # takes that index, and compares each row that does with each value. A join is at worst of all rows that meet it.
+        # Not `= any`: beside a condition that has an index of its own, a planner that believes that few rows meet it
+        # takes that index, and compares each row with each value. A join reads each row once at worst.
         return column.in_(select(func.unnest(bindparam(name, type_=ARRAY(column.type)))))
 
     def _fault(self, error: DBAPIError) -> Fault:
