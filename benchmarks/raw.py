@@ -37,6 +37,7 @@ class Raw:
         self.engine: Engine = create_engine(settings.url, **options)
         settings.dialect.prepare(self.engine, busy_seconds=5.0)
         settings.retire()
+        self._arrays = self.engine.dialect.name == "postgresql"
         with self.engine.begin() as connection:
             self.tables.metadata.create_all(connection)
         c = self.tables.executions.c
@@ -109,7 +110,7 @@ class Raw:
     def insert(self, rows: Sequence[dict[str, Any]]) -> None:
         """One commit."""
         with self.transaction() as connection:
-            if self.dialect.arrays and len(rows) > 1:
+            if self._arrays and len(rows) > 1:
                 connection.execute(self._insert_arrays(rows))
             else:
                 connection.execute(self._insert, list(rows))
@@ -145,7 +146,7 @@ class Raw:
         """One commit."""
         now = time.time_ns() // 1000
         with self.transaction() as connection:
-            if self.dialect.arrays and len(ids) > 1:
+            if self._arrays and len(ids) > 1:
                 connection.execute(self._complete_arrays(ids, now))
             else:
                 connection.execute(self._complete, [{"v_id": name, "v_output": "1", "v_now": now} for name in ids])

@@ -1,10 +1,11 @@
-"""All who wait for executions in this process, with one query."""
+"""All who wait for executions in this process, with one query as long as these are not very many."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from durable_sync.engine.loop import Loop
 from durable_sync.storage.storage import Storage
@@ -14,6 +15,10 @@ __all__ = ["Watcher"]
 _QUICKEST_POLL = 0.01
 _POLL_BY_COST = 10.0
 """How long a look took times this is the least time to the next: to look for very many costs much."""
+_AT_ONCE = 1000
+"""Executions in one query."""
+_LOOK_SECONDS = 0.05
+"""A look at more than these takes so long and no longer; the next one goes on where it ended."""
 _POLL_BY_AGE = 0.25
 """The youngest wait's age times this is the time to the next look: who has waited long can wait a little longer."""
 
@@ -29,6 +34,7 @@ class Watcher(Loop):
         self._poll_interval = poll_interval
         self._watched_lock = threading.Lock()
         self._watched: dict[str, list[Callable[[str], None]]] = {}
+        self._turn: Iterator[str] = iter(())
         self._youngest = 0.0
         self._next_look = float("inf")
 
@@ -81,21 +87,39 @@ class Watcher(Loop):
                 self._call(callback, execution_id)
 
     def step(self) -> float:
-        """Looks after all that are watched."""
+        """Looks after all that are watched; of very many at the oldest and the newest, and at the others in turn."""
         with self._watched_lock:
-            watched = list(self._watched)
+            first = self._first()
             # Who attends during the look wants another one.
             self._next_look = float("inf")
-        if not watched:
+        if not first:
             return float("inf")
         began = time.monotonic()
-        self.finished(self._storage.finished(watched))
+        self.finished(self._storage.finished(first))
+        while time.monotonic() - began < _LOOK_SECONDS and (others := self._next_in_turn()):
+            self.finished(self._storage.finished(others))
         with self._watched_lock:
             now = time.monotonic()
             by_age = (now - self._youngest) * _POLL_BY_AGE
             delay = min(max(by_age, (now - began) * _POLL_BY_COST, _QUICKEST_POLL), self._poll_interval)
             self._next_look = now + delay
         return delay
+
+    def _first(self) -> list[str]:
+        """What was watched first should end first, and who has just come is in a hurry."""
+        if len(self._watched) <= _AT_ONCE:
+            return list(self._watched)
+        half = _AT_ONCE // 2
+        return [*islice(self._watched, half), *islice(reversed(self._watched), half)]
+
+    def _next_in_turn(self) -> list[str]:
+        """The next of all; none at the end of each turn."""
+        with self._watched_lock:
+            while some := list(islice(self._turn, _AT_ONCE)):
+                if still_watched := [execution_id for execution_id in some if execution_id in self._watched]:
+                    return still_watched
+            self._turn = iter(list(self._watched) if len(self._watched) > _AT_ONCE else ())
+            return []
 
     def _call(self, callback: Callable[[str], None], execution_id: str) -> None:
         try:

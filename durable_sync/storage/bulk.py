@@ -8,17 +8,12 @@ from itertools import count
 from typing import Any
 
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
-    Boolean,
     ColumnElement,
-    FromClause,
     Integer,
     String,
     Text,
-    bindparam,
     case,
-    column,
     func,
     insert,
     literal,
@@ -40,9 +35,7 @@ __all__ = ["insert_many"]
 def insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
     """Inserts rows without keys that don't sleep, ready in their order."""
     slender = all(len(row.input) <= BULKY for row in rows)
-    if sql.dialect.arrays and slender:
-        _insert_arrays(sql, connection, rows)
-    elif sql.dialect.json_rows and slender:
+    if sql.dialect.json_rows and slender:
         _insert_json(sql, connection, rows)
     else:
         # Plain numbers, a microsecond apart to keep the callers' order: drivers batch no expressions.
@@ -66,9 +59,8 @@ _COLUMNS: dict[str, Any] = {
     "input": Text(),
     "delay": BigInteger(),
     "run_at": BigInteger(),
-    "waits_turn": Boolean(),
+    "waits_turn": Integer(),
 }
-_PARAMETERS = [f"v_{name}" for name in _COLUMNS]
 
 
 def _row(row: NewExecution) -> tuple[Any, ...]:
@@ -88,22 +80,7 @@ def _row(row: NewExecution) -> tuple[Any, ...]:
         row.input,
         row.delay,
         row.run_at,
-        row.waits_turn,
-    )
-
-
-def _insert_arrays(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) -> None:
-    statement = sql.built("insert_arrays", lambda: _insert_from(sql, _of_arrays(), sql.now()))
-    for batch in batches(rows):
-        columns = [list(values) for values in zip(*map(_row, batch), strict=True)]
-        connection.execute(statement, dict(zip(_PARAMETERS, columns, strict=True)))
-
-
-def _of_arrays() -> FromClause:
-    return (
-        func.unnest(*(bindparam(f"v_{name}", type_=ARRAY(type_)) for name, type_ in _COLUMNS.items()))
-        .table_valued(*(column(name, type_) for name, type_ in _COLUMNS.items()), name="v")
-        .render_derived()
+        int(row.waits_turn),
     )
 
 
@@ -118,14 +95,11 @@ def _insert_json(sql: Sql, connection: Connection, rows: Sequence[NewExecution])
 def _insert_from_json(sql: Sql) -> Any:
     # Of the table's own types: a payload is longer than what `Text` means here.
     types = {name: sql.executions.c[name].type for name in _COLUMNS if name in sql.executions.c}
-    types = {**_COLUMNS, **types, "waits_turn": Integer(), "place": BigInteger()}
+    types = {**_COLUMNS, **types, "place": BigInteger()}
     v = sql.dialect.rows_of_json("v_rows", types)
-    # The time stands still within a statement; a microsecond apart, rows keep their order.
-    return _insert_from(sql, v, sql.now() + v.c.place)
-
-
-def _insert_from(sql: Sql, v: FromClause, present: ColumnElement[int]) -> Any:
-    turn = v.c.waits_turn if isinstance(v.c.waits_turn.type, Boolean) else v.c.waits_turn == 1
+    # The time may stand still within a statement; a microsecond apart, rows keep their order.
+    present = sql.now() + v.c.place
+    turn = v.c.waits_turn == 1
     waits = v.c.run_at.is_not(None) | (v.c.delay > 0)
     ready_at = case((turn, present), else_=func.coalesce(v.c.run_at, present + v.c.delay))
     chosen: dict[str, ColumnElement[Any]] = {

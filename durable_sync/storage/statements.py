@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from attrs import field, frozen
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     Column,
     ColumnElement,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
-    column,
     func,
     literal,
     select,
@@ -187,8 +185,8 @@ def _is_bulky(transition: Transition) -> bool:
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     if len(group) == 1:
         return {group[0].identity} if _apply_each(sql, connection, group) == 1 else set()
-    if sql.dialect.arrays:
-        return _apply_arrays(sql, connection, group)
+    if sql.dialect.json_rows and sql.dialect.update_returning:
+        return _apply_json(sql, connection, group)
     if sql.dialect.single_writer:
         # Nobody can write between two statements, so a full count is an answer.
         with connection.begin_nested() as savepoint:
@@ -197,8 +195,10 @@ def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> s
             savepoint.rollback()
     held = _held(sql, connection, group)
     changes = [change for change in group if change.identity in held]
-    apply = _apply_json if sql.dialect.json_rows else _apply_each
-    apply(sql, connection, changes)
+    if sql.dialect.json_rows:
+        _apply_json(sql, connection, changes)
+    else:
+        _apply_each(sql, connection, changes)
     return held
 
 
@@ -247,48 +247,42 @@ def _fenced_update(sql: Sql, transition: Transition) -> Update:
     )
 
 
-def _apply_arrays(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
-    first = group[0].transition
-    statement = sql.built(("apply_arrays", first.shape()), lambda: _update_by_arrays(sql, first))
-    columns = zip(*(_row_of(change) for change in group), strict=True)
-    given = dict(zip(_types_of(sql, first), map(list, columns), strict=True))
-    return {(row.id, row.claim_token) for row in connection.execute(statement, given)}
-
-
-def _update_by_arrays(sql: Sql, transition: Transition) -> Any:
-    t = sql.executions
-    types = _types_of(sql, transition)
-    v = (
-        func.unnest(*(bindparam(name, type_=ARRAY(type_)) for name, type_ in types.items()))
-        .table_valued(*(column(name, type_) for name, type_ in types.items()), name="v")
-        .render_derived()
-    )
-    return _fenced_update_from(sql, transition, v).returning(t.c.id, t.c.claim_token)
-
-
-def _apply_json(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> None:
-    """Applies changes that are known to hold."""
+def _apply_json(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
+    """Applies changes; returns which of them held, if the database tells."""
     if not group:
-        return
+        return set()
     first = group[0].transition
     statement = sql.built(("apply_json", first.shape()), lambda: _update_by_json(sql, first))
+    won: set[tuple[str, int]] = set()
+    for listed in _as_json(group):
+        result = connection.execute(statement, {"v_rows": listed})
+        if sql.dialect.update_returning:
+            won.update((row.id, row.claim_token) for row in result)
+    return won
+
+
+def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
+    """The changes, in texts that fit a packet."""
     rows: list[str] = []
     size = 0
     for change in group:
         row = _encode_row(_row_of(change))
         if size + len(row) > MAX_PACKET // 2:
-            connection.execute(statement, {"v_rows": f"[{','.join(rows)}]"})
+            yield f"[{','.join(rows)}]"
             rows, size = [], 0
         rows.append(row)
         size += len(row)
-    connection.execute(statement, {"v_rows": f"[{','.join(rows)}]"})
+    yield f"[{','.join(rows)}]"
 
 
 _encode_row = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _update_by_json(sql: Sql, transition: Transition) -> Any:
-    return _fenced_update_from(sql, transition, sql.dialect.rows_of_json("v_rows", _types_of(sql, transition)))
+    t = sql.executions
+    v = sql.dialect.rows_of_json("v_rows", _types_of(sql, transition))
+    statement = _fenced_update_from(sql, transition, v)
+    return statement.returning(t.c.id, t.c.claim_token) if sql.dialect.update_returning else statement
 
 
 def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:

@@ -47,10 +47,8 @@ class Dialect:
     """`SELECT ... FOR UPDATE SKIP LOCKED`, so that two claims take different rows without waiting."""
     update_returning: ClassVar[bool] = False
     """`UPDATE ... RETURNING`."""
-    arrays: ClassVar[bool] = False
-    """A list can be one parameter, and many rows one `unnest` of lists."""
     json_rows: ClassVar[bool] = False
-    """The same, of a list that is one JSON text."""
+    """Many rows can be one parameter, a JSON text: drivers take far longer to write them out one by one."""
     single_writer: ClassVar[bool] = False
     """One write transaction at a time in the whole database: threads of a process take turns."""
     in_process: ClassVar[bool] = False

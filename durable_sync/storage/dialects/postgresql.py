@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     ColumnElement,
+    FromClause,
     Insert,
     Table,
+    Text,
     bindparam,
+    cast,
     event,
     func,
     literal_column,
@@ -21,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from durable_sync.storage.dialects.base import ABANDONED_SECONDS, Dialect, Fault, shut_down
 
@@ -33,7 +38,7 @@ class PostgreSQL(Dialect):
     server_clock = True
     skip_locked = True
     update_returning = True
-    arrays = True
+    json_rows = True
     reads_in_autocommit = True
 
     _CONTENTION = frozenset({"40001", "40P01", "55P03"})
@@ -75,7 +80,20 @@ class PostgreSQL(Dialect):
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         # Not `= any`: beside a condition that has an index of its own, a planner that believes that few rows meet it
         # takes that index, and compares each row with each value. A join reads each row once at worst.
-        return column.in_(select(func.unnest(bindparam(name, type_=ARRAY(column.type)))))
+        listed = func.json_array_elements_text(bindparam(name, type_=JSON())).table_valued("value")
+        return column.in_(select(listed.c.value))
+
+    def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+        from sqlalchemy.dialects.postgresql import JSONB
+
+        # Binary JSON is parsed once for all columns.
+        text_given = cast(bindparam(name, type_=Text()), JSONB())
+        listed = func.jsonb_array_elements(text_given).table_valued("value").alias("listed")
+        columns = [
+            cast(listed.c.value.op("->>")(literal_column(str(place))), type_).label(column)
+            for place, (column, type_) in enumerate(types.items())
+        ]
+        return select(*columns).subquery("v")
 
     def _fault(self, error: DBAPIError) -> Fault:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)

@@ -40,7 +40,6 @@ class _Portable:
     server_clock = False
     skip_locked = False
     update_returning = False
-    arrays = False
     json_rows = False
     reads_in_autocommit = False
 
