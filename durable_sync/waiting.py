@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -45,11 +46,10 @@ def _as_completed(
     with _Arrivals(waiting) as arrivals:
         while waiting:
             arrived = arrivals.next(deadline)
-            if arrived is None:
+            if not arrived:
                 raise TimeoutError(f"{len(waiting)} of {total} executions had not finished after {timeout} s")
-            for handle in arrived & waiting:
-                waiting.discard(handle)
-                yield handle
+            waiting.difference_update(arrived)
+            yield from arrived
 
 
 def wait(
@@ -66,13 +66,13 @@ def wait(
     not_done = set(handles)
     done: set[TaskHandle[R]] = set()
     deadline = deadline_after(timeout)
-    with _Arrivals(not_done) as arrivals:
+    with _Arrivals(not_done, all_at_once=return_when == ALL_COMPLETED) as arrivals:
         while not_done:
             arrived = arrivals.next(deadline)
-            if arrived is None:
+            if not arrived:
                 break
-            done |= arrived
-            not_done -= arrived
+            done.update(arrived)
+            not_done.difference_update(arrived)
             if return_when == FIRST_COMPLETED or (return_when == FIRST_EXCEPTION and _any_failed(arrived)):
                 break
     return DoneAndNotDone(done, not_done)
@@ -83,48 +83,54 @@ def _any_failed(handles: Iterable[TaskHandle[Any]]) -> bool:
 
 
 class _Arrivals(Generic[R]):
-    """The handles of a set as they finish."""
+    """The handles of a set as they finish. `all_at_once`: nobody is woken before all have."""
 
-    def __init__(self, handles: Iterable[TaskHandle[R]]) -> None:
-        self._by_id: dict[str, set[TaskHandle[R]]] = {}
+    def __init__(self, handles: Iterable[TaskHandle[R]], *, all_at_once: bool = False) -> None:
+        self._by_id: dict[str, list[TaskHandle[R]]] = {}
         self._desks: dict[Desk, list[str]] = {}
         for handle in handles:
-            self._by_id.setdefault(handle.execution_id, set()).add(handle)
+            self._by_id.setdefault(handle.execution_id, []).append(handle)
             self._desks.setdefault(handle.desk, []).append(handle.execution_id)
-        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._all_at_once = all_at_once
+        self._missing = set(self._by_id)
+        self._finished: deque[str] = deque()
+        self._enough = threading.Event()
 
     def __enter__(self) -> _Arrivals[R]:
         for desk, ids in self._desks.items():
-            desk.watch(ids, self._finished.put)
+            desk.watch(ids, self._arrive)
             desk.attend()
             # The watch tells soon, but who comes with a timeout of zero wants to know now.
             for execution_id in desk.finished(ids):
-                self._finished.put(execution_id)
+                self._arrive(execution_id)
         return self
 
     def __exit__(self, *_details: object) -> None:
         for desk, ids in self._desks.items():
-            desk.unwatch(ids, self._finished.put)
+            desk.unwatch(ids, self._arrive)
 
-    def next(self, deadline: float) -> set[TaskHandle[R]] | None:
-        """The handles of one execution that has finished; None once the deadline has passed."""
+    def _arrive(self, execution_id: str) -> None:
+        """On any thread."""
+        self._finished.append(execution_id)
+        self._missing.discard(execution_id)
+        if not self._all_at_once or not self._missing:
+            self._enough.set()
+
+    def next(self, deadline: float) -> list[TaskHandle[R]]:
+        """The handles whose executions have finished since, at least one; none once the deadline has passed."""
+        arrived: list[TaskHandle[R]] = []
         while True:
-            left = min(max(deadline - time.monotonic(), 0.0), 3600.0)
-            try:
-                execution_id = self._get(left)
-            except queue.Empty:
-                if time.monotonic() >= deadline:
-                    return None
-            else:
-                if execution_id in self._by_id:
-                    return self._by_id.pop(execution_id)
+            self._enough.clear()
+            while self._finished:
+                arrived += self._by_id.pop(self._finished.popleft(), ())
+            left = min(deadline - time.monotonic(), 3600.0)
+            if not self._by_id or (arrived and not self._all_at_once) or left <= 0:
+                return arrived
+            self._block(left)
 
-    def _get(self, timeout: float) -> str:
-        """The next id; left early, by an exception, if the calling task is stopped."""
-        if not self._finished.empty():
-            with suppress(queue.Empty):
-                return self._finished.get_nowait()
-        with shielded(lambda: self._finished.put("")), ExitStack() as lent:
+    def _block(self, timeout: float) -> None:
+        """Until enough have finished; left early, by an exception, if the calling task is stopped."""
+        with shielded(self._enough.set), ExitStack() as lent:
             for desk in self._desks:
                 lent.enter_context(desk.waiting())
-            return self._finished.get(timeout=timeout)
+            self._enough.wait(timeout)

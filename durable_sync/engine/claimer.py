@@ -20,12 +20,16 @@ from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
 
 __all__ = ["Claimer", "Pace"]
 
-_PREFETCH_SECONDS = 0.02
+_PREFETCH_SECONDS = 0.04
 """What is claimed beyond the free workers should start within this time."""
 _MAX_PREFETCH = 500
-_QUEUED_TOO_LONG = 0.05
+_REFILL_BELOW = 0.7
+"""Of what is prefetched: what is left lasts as long as a claim. Refilling by handfuls would cost a commit each."""
+_QUEUED_TOO_LONG = 0.06
 """What has been claimed and waited for so long is given back."""
-_LOOK_AFTER_QUEUED = 0.02
+_STANDSTILL = 0.03
+"""What waits here is given back, too, once no worker has begun on anything for so long."""
+_LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
 _RECENT_SECONDS = 5.0
@@ -109,7 +113,7 @@ class Claimer(Loop):
         executor_id = self._lease.executor_id
         tasks = [task.id for task in self._registry]
         wanted = self._wanted()
-        self.refill_at = -(self._prefetch() // 2)
+        self.refill_at = -self._enough()
         if wanted <= 0:
             self.backlog = True
             # A worker that was freed before it could read this has woken nobody.
@@ -145,9 +149,11 @@ class Claimer(Loop):
 
     def _wanted(self) -> int:
         room = self._pool.room
-        prefetch = self._prefetch()
-        # Refilling by handfuls would cost a commit each.
-        return room + prefetch if room > 0 or room + prefetch > prefetch // 2 else 0
+        return room + self._prefetch() if -room <= self._enough() else 0
+
+    def _enough(self) -> int:
+        """What may wait here without a refill."""
+        return int(self._prefetch() * _REFILL_BELOW)
 
     def _prefetch(self) -> int:
         return min(self._pace.startable(self._pool.size, _PREFETCH_SECONDS), _MAX_PREFETCH)
@@ -228,11 +234,15 @@ class Claimer(Loop):
 
     def _release_stale(self) -> None:
         """Gives back what has waited too long behind long runs: another process may be idle."""
-        waiting = (
-            [a for a in self._attempts.all() if not a.is_running and not a.is_settled] if self._pool.room < 0 else []
-        )
-        now = time.monotonic()
-        if not any(now - attempt.queued_at > _QUEUED_TOO_LONG for attempt in waiting):
+        if self._pool.room >= 0:
+            return
+        attempts = self._attempts.all()
+        queued = [attempt.queued_at for attempt in attempts if not attempt.is_running and not attempt.is_settled]
+        if not queued:
+            return
+        now, oldest = time.monotonic(), min(queued)
+        moved = max([attempt.started_at for attempt in attempts if attempt.is_running], default=0.0)
+        if now - oldest <= _QUEUED_TOO_LONG and now - max(oldest, moved) <= _STANDSTILL:
             return
         self._pace.forget()
         taken = self.give_back_queued()

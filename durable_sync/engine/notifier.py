@@ -18,6 +18,9 @@ __all__ = ["Listener", "Notifier"]
 
 _SPACING_SECONDS = 0.005
 """Messages closer together than this go as one: a NOTIFY takes a lock that all senders share."""
+_SPACING_OF_MANY = 0.025
+"""The same after a message about many: who waits for one of these waits for a busy process."""
+_MANY = 20
 _PROBE_SECONDS = 15.0
 _IDS_IN_A_MESSAGE = 150
 """More than these, 37 bytes each, would not fit the 8,000 bytes of a message."""
@@ -64,7 +67,8 @@ class Notifier(Loop):
         messages = [message for what, ids in telling.items() for message in self._messages(what, ids)]
         tell(self._storage, messages)
         # Not cut short by a wake: what comes within this time goes together.
-        self._stopping.wait(_SPACING_SECONDS)
+        many = sum(map(len, telling.values())) >= _MANY
+        self._stopping.wait(_SPACING_OF_MANY if many else _SPACING_SECONDS)
         return 0.0
 
     def _messages(self, what: str, ids: Sequence[str]) -> list[str]:

@@ -23,6 +23,9 @@ from durable_sync.transitions import fail
 
 __all__ = ["Recorder"]
 
+_SPACING_SECONDS = 0.005
+"""The next batch is given so long to gather, unless there are `_ENOUGH`: each costs as much as many outcomes."""
+_ENOUGH = 100
 _MAX_BATCH = 500
 _BYTES_A_BIRTH = 400
 """What a child's row takes beside its input."""
@@ -114,9 +117,13 @@ class Recorder(Loop):
         return not self._waiting and not self._batch
 
     def step(self) -> float:
-        """Writes one batch; the next has gathered meanwhile."""
+        """Writes one batch; the next has gathered meanwhile, or is given a little time to."""
         with self._turn:
-            return self._write_batch()
+            delay = self._write_batch()
+        if not delay and len(self._waiting) < _ENOUGH:
+            # Not cut short by a wake: what comes within this time goes together.
+            self._stopping.wait(_SPACING_SECONDS)
+        return delay
 
     def _write_batch(self) -> float:
         if not self._batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -14,11 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Ears", "tell"]
 
+_NOTIFY = text("SELECT pg_notify(:channel, :message)")
+
 
 def tell(storage: Storage, messages: Sequence[str]) -> None:
     """Sends the messages, in a transaction of their own: inside another, they would make commits take turns."""
     rows = [{"channel": _channel(storage), "message": message} for message in messages]
-    storage.database.read("notify", lambda c: c.execute(text("SELECT pg_notify(:channel, :message)"), rows))
+    # A list of one would be prepared as many are, which costs more.
+    given = rows if len(rows) > 1 else rows[0]
+    storage.database.read("notify", lambda c: c.execute(_NOTIFY, given))
 
 
 class Ears:
@@ -60,5 +65,9 @@ class Ears:
 
 
 def _channel(storage: Storage) -> str:
-    name = storage.sql.executions.fullname
-    return "durable_sync_" + hashlib.sha1(name.encode()).hexdigest()[:16]
+    return _channel_of(storage.sql.executions.fullname)
+
+
+@cache
+def _channel_of(table: str) -> str:
+    return "durable_sync_" + hashlib.sha1(table.encode()).hexdigest()[:16]
