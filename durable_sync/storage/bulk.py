@@ -89,7 +89,7 @@ def _insert_json(sql: Sql, connection: Connection, rows: Sequence[NewExecution])
     # Quotes are escaped twice, so that a text may double twice.
     for batch in batches(rows, MAX_PACKET // 4):
         listed = [(*_row(row), place) for place, row in enumerate(batch)]
-        connection.execute(statement, {"v_rows": json.dumps(listed)})
+        connection.execute(statement, {"v_rows": json.dumps(listed, ensure_ascii=False)})
 
 
 def _insert_from_json(sql: Sql) -> Any:

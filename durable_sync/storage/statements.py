@@ -185,20 +185,16 @@ def _is_bulky(transition: Transition) -> bool:
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
     if len(group) == 1:
         return {group[0].identity} if _apply_each(sql, connection, group) == 1 else set()
-    if sql.dialect.json_rows and sql.dialect.update_returning:
-        return _apply_json(sql, connection, group)
     if sql.dialect.single_writer:
         # Nobody can write between two statements, so a full count is an answer.
         with connection.begin_nested() as savepoint:
-            if _apply_each(sql, connection, group) == len(group):
+            if _apply_all(sql, connection, group) == len(group):
                 return {change.identity for change in group}
             savepoint.rollback()
+    elif sql.dialect.json_rows and sql.dialect.update_returning:
+        return _apply_returning(sql, connection, group)
     held = _held(sql, connection, group)
-    changes = [change for change in group if change.identity in held]
-    if sql.dialect.json_rows:
-        _apply_json(sql, connection, changes)
-    else:
-        _apply_each(sql, connection, changes)
+    _apply_all(sql, connection, [change for change in group if change.identity in held])
     return held
 
 
@@ -247,18 +243,28 @@ def _fenced_update(sql: Sql, transition: Transition) -> Update:
     )
 
 
-def _apply_json(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
-    """Applies changes; returns which of them held, if the database tells."""
-    if not group:
-        return set()
+def _apply_all(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> int:
+    """Applies what holds of these; returns how many did."""
+    if not group or not sql.dialect.json_rows:
+        return _apply_each(sql, connection, group)
     first = group[0].transition
     statement = sql.built(("apply_json", first.shape()), lambda: _update_by_json(sql, first))
-    won: set[tuple[str, int]] = set()
-    for listed in _as_json(group):
-        result = connection.execute(statement, {"v_rows": listed})
-        if sql.dialect.update_returning:
-            won.update((row.id, row.claim_token) for row in result)
-    return won
+    return sum(connection.execute(statement, {"v_rows": listed}).rowcount for listed in _as_json(group))
+
+
+def _apply_returning(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
+    """Applies what holds of these; returns which did."""
+    t = sql.executions
+    first = group[0].transition
+    statement = sql.built(
+        ("apply_returning", first.shape()),
+        lambda: _update_by_json(sql, first).returning(t.c.id, t.c.claim_token),
+    )
+    return {
+        (row.id, row.claim_token)
+        for listed in _as_json(group)
+        for row in connection.execute(statement, {"v_rows": listed})
+    }
 
 
 def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
@@ -275,14 +281,12 @@ def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
     yield f"[{','.join(rows)}]"
 
 
-_encode_row = json.JSONEncoder(separators=(",", ":")).encode
+# Not as ASCII: half a character, which no database takes, must not come through as an escape.
+_encode_row = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _update_by_json(sql: Sql, transition: Transition) -> Any:
-    t = sql.executions
-    v = sql.dialect.rows_of_json("v_rows", _types_of(sql, transition))
-    statement = _fenced_update_from(sql, transition, v)
-    return statement.returning(t.c.id, t.c.claim_token) if sql.dialect.update_returning else statement
+    return _fenced_update_from(sql, transition, sql.dialect.rows_of_json("v_rows", _types_of(sql, transition)))
 
 
 def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:

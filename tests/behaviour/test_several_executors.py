@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskRegistry
+from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskHandle, TaskRegistry, as_completed
+from durable_sync.engine import watcher
 from tests.behaviour.conftest import NewExecutor, fall_silent
 from tests.gates import Gate
 from tests.paths import every_path, one_database
@@ -36,6 +38,31 @@ def test_each_execution_is_run_once(new_executor: NewExecutor) -> None:
 
     assert [handle.result(timeout=SOON) for handle in handles] == [0] * 65
     assert runs == Counter(range(65))
+
+
+def test_of_very_many_waits_each_gets_its_turn(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one look is not enough for all that are waited for, the ones in the middle are seen to end, too."""
+    monkeypatch.setattr(watcher, "_AT_ONCE", 2)
+    monkeypatch.setattr(watcher, "_LOOK_SECONDS", 0.02)
+    caller, worker = new_executor(), new_executor(poll_interval=0.1)
+    sleeper = caller.sleeping_task("sleeper")
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    work = caller.task(id="work")(double)
+    worker.task(id="work")(double)
+
+    def asleep(*keys: str) -> list[TaskHandle[Any]]:
+        return list(caller.enqueue_many([sleeper.options(key=key).bind() for key in keys]))
+
+    first = asleep("a", "b", "c")
+    handles = caller.enqueue_many([work.bind(number) for number in range(20)])
+    last = asleep("x", "y", "z")
+    worker.start()
+
+    finished = as_completed([*first, *handles, *last], timeout=SOON)
+    assert {next(finished) for _ in handles} == set(handles)
 
 
 @one_database

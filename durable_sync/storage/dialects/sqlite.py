@@ -5,12 +5,27 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, Table, Text, TypeDecorator, bindparam, event, func, select
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Insert,
+    Table,
+    Text,
+    TypeDecorator,
+    bindparam,
+    event,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+)
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from durable_sync.storage.dialects.base import Dialect, Fault
 
@@ -37,6 +52,7 @@ class SQLite(Dialect):
     update_returning = True
     single_writer = True
     in_process = True
+    json_rows = sqlite3.sqlite_version_info >= _HAS_JSON
 
     def engine_options(self) -> dict[str, Any]:
         return {}
@@ -67,6 +83,15 @@ class SQLite(Dialect):
             return super().is_among(column, name)
         listed = func.json_each(bindparam(name, type_=_JsonList())).table_valued("value")
         return column.in_(select(listed.c.value))
+
+    def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
+        # Each statement of the driver lets go of the interpreter, and has to get it back from all other threads.
+        listed = func.json_each(bindparam(name, type_=Text())).table_valued("value").alias("listed")
+        columns = [
+            type_coerce(func.json_extract(listed.c.value, literal_column(f"'$[{place}]'")), type_).label(column)
+            for place, (column, type_) in enumerate(types.items())
+        ]
+        return select(*columns).subquery("v")
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
         from sqlalchemy.dialects.sqlite import insert
