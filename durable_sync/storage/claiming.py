@@ -31,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage.records import ClaimedExecution
-from durable_sync.storage.statements import Sql, parameters_of, update_for
+from durable_sync.storage.statements import Sql, parameters_of, update_for, without_index
 from durable_sync.transitions import ORDINARY_LANE, claim
 
 __all__ = ["Glimpse", "peek", "take"]
@@ -191,7 +191,7 @@ def _guarded(sql: Sql) -> Update:
     owner = sql.tables.executors.c
     # A dead owner's claim would be recovered at once, and counted.
     alive = exists().where(owner.id == bindparam("v_owner"), owner.dead_at.is_(None))
-    return update_for(sql, claim("")).where(sql.executions.c.lane.is_not(None), alive)
+    return update_for(sql, claim("")).where(without_index(sql.executions.c.lane) >= 0, alive)
 
 
 def _claiming(sql: Sql) -> Any:
@@ -228,7 +228,7 @@ def _lockable(sql: Sql) -> Any:
     c = sql.executions.c
     return (
         select(c.id)
-        .where(sql.dialect.is_among(c.id, "v_ids"), c.status == ExecutionStatus.READY, c.lane.is_not(None))
+        .where(sql.dialect.is_among(c.id, "v_ids"), c.status == ExecutionStatus.READY, without_index(c.lane) >= 0)
         .order_by(c.priority.desc(), c.ready_at)
         .limit(bindparam("v_limit", type_=Integer))
         .with_for_update(skip_locked=True)

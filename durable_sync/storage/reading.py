@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ACTIVE, ExecutionStatus
 from durable_sync.storage.records import OutputRow, StoredExecution, TreeRow
-from durable_sync.storage.statements import Sql
+from durable_sync.storage.statements import Sql, without_index
 
 __all__ = ["any_active", "children", "finished", "get", "outputs", "tree"]
 
@@ -121,7 +121,8 @@ def finished(sql: Sql, connection: Connection, ids: Sequence[str]) -> set[str]:
     """Those of these ids that need no more waiting: they have finished, or don't exist."""
     t = sql.executions
     query = sql.built(
-        "finished", lambda: select(t.c.id).where(sql.dialect.is_among(t.c.id, "v_ids"), t.c.finished_at.is_(None))
+        "finished",
+        lambda: select(t.c.id).where(sql.dialect.is_among(t.c.id, "v_ids"), without_index(t.c.finished_at) < 0),
     )
     active: set[str] = set()
     for some in _chunks(ids):

@@ -40,7 +40,7 @@ from durable_sync.transitions import (
     Value,
 )
 
-__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "parameters_of", "update_for"]
+__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "parameters_of", "update_for", "without_index"]
 
 T = TypeVar("T")
 
@@ -129,6 +129,15 @@ def update_for(sql: Sql, transition: Transition) -> Update:
         .where(sql.dialect.is_in(table.c.status, sorted(transition.sources)))
         .values(status=transition.target, **_rendered(sql, transition))
     )
+
+
+def without_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """An integer column that is no less than 0, or -1 if it is null: for a condition beside a list of ids.
+
+    Were it "is not null", PostgreSQL would find the rows by a partial index, if its statistics are of a time when there
+    were few of them, and compare each with each id: 4.8 s instead of 2 ms for 1,000 ids beside 60,000 active rows.
+    """
+    return func.coalesce(column, -1)
 
 
 def parameters_of(transition: Transition) -> dict[str, Any]:

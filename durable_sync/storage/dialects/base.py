@@ -109,7 +109,10 @@ class Dialect:
         return column.in_(values)
 
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        """`column` is one of the values in the list that is the parameter `name`."""
+        """`column` is one of the values in the list that is the parameter `name`.
+
+        Beside it there must be no condition that an index of its own serves: see `without_index`.
+        """
         return column.in_(bindparam(name, expanding=True))
 
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:

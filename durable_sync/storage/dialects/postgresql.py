@@ -78,10 +78,9 @@ class PostgreSQL(Dialect):
         return column == func.any(bindparam(None, list(values), type_=ARRAY(column.type), unique=True))
 
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        # Not `= any`: beside a condition that has an index of its own, a planner that believes that few rows meet it
-        # takes that index, and compares each row with each value. A join reads each row once at worst.
+        # Psycopg writes a list as an array element by element, ten times as slowly.
         listed = func.json_array_elements_text(bindparam(name, type_=JSON())).table_valued("value")
-        return column.in_(select(listed.c.value))
+        return column == func.any(func.array(select(listed.c.value).scalar_subquery()))
 
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
         from sqlalchemy.dialects.postgresql import JSONB
