@@ -151,7 +151,8 @@ class Connections:
         raw: Any = connection.connection.dbapi_connection
         in_autocommit = reads and self._dialect.reads_in_autocommit
         if in_autocommit:
-            self._set_autocommit(connection, raw)
+            with self.watchdog.watching(verb, raw):
+                self._set_autocommit(connection, raw)
         return Lent(connection, raw, reads, in_autocommit, connection.get_execution_options(), connection.info)
 
     def _set_autocommit(self, connection: Connection, raw: Any) -> None:
@@ -207,7 +208,8 @@ class Connections:
         connection = lent.connection
         if lent.in_autocommit and not connection.invalidated:
             try:
-                self.engine.dialect.reset_isolation_level(lent.raw)
+                with self.watchdog.watching("give back", lent.raw):
+                    self.engine.dialect.reset_isolation_level(lent.raw)
             except Exception:
                 # Broken since.
                 connection.invalidate()
