@@ -11,8 +11,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Integer,
-    String,
-    Text,
     case,
     func,
     insert,
@@ -44,27 +42,27 @@ def insert_many(sql: Sql, connection: Connection, rows: Sequence[NewExecution]) 
             connection.execute(insert(sql.executions), [values_of(row, next(instants)) for row in batch])
 
 
-_COLUMNS: dict[str, Any] = {
-    "id": String(),
-    "task_id": String(),
-    "queue": String(),
-    "priority": Integer(),
-    "max_recoveries": Integer(),
-    "timeout": BigInteger(),
-    "max_retries": Integer(),
-    "root_id": String(),
-    "parent_id": String(),
-    "child_index": Integer(),
-    "input_from": String(),
-    "input": Text(),
-    "delay": BigInteger(),
-    "run_at": BigInteger(),
-    "waits_turn": Integer(),
-}
+_COLUMNS = (
+    "id",
+    "task_id",
+    "queue",
+    "priority",
+    "max_recoveries",
+    "timeout",
+    "max_retries",
+    "root_id",
+    "parent_id",
+    "child_index",
+    "input_from",
+    "input",
+    "delay",
+)
+_OTHERS: dict[str, Any] = {"run_at": BigInteger(), "waits_turn": Integer(), "place": BigInteger()}
+"""What the columns that are computed are computed of."""
 
 
-def _row(row: NewExecution) -> tuple[Any, ...]:
-    """In the order of `_COLUMNS`."""
+def _row(row: NewExecution, place: int) -> tuple[Any, ...]:
+    """In the order of `_COLUMNS` and `_OTHERS`."""
     lineage = row.lineage
     family = (None, None, None) if lineage is None else (lineage.root_id, lineage.parent_id, lineage.child_index)
     return (
@@ -81,6 +79,7 @@ def _row(row: NewExecution) -> tuple[Any, ...]:
         row.delay,
         row.run_at,
         int(row.waits_turn),
+        place,
     )
 
 
@@ -88,22 +87,20 @@ def _insert_json(sql: Sql, connection: Connection, rows: Sequence[NewExecution])
     statement = sql.built("insert_json", lambda: _insert_from_json(sql))
     # Quotes are escaped twice, so that a text may double twice.
     for batch in batches(rows, MAX_PACKET // 4):
-        listed = [(*_row(row), place) for place, row in enumerate(batch)]
+        listed = [_row(row, place) for place, row in enumerate(batch)]
         connection.execute(statement, {"v_rows": json.dumps(listed, ensure_ascii=False)})
 
 
 def _insert_from_json(sql: Sql) -> Any:
-    # Of the table's own types: a payload is longer than what `Text` means here.
-    types = {name: sql.executions.c[name].type for name in _COLUMNS if name in sql.executions.c}
-    types = {**_COLUMNS, **types, "place": BigInteger()}
-    v = sql.dialect.rows_of_json("v_rows", types)
+    types = {name: sql.executions.c[name].type for name in _COLUMNS}
+    v = sql.dialect.rows_of_json("v_rows", {**types, **_OTHERS})
     # The time may stand still within a statement; a microsecond apart, rows keep their order.
     present = sql.now() + v.c.place
     turn = v.c.waits_turn == 1
     waits = v.c.run_at.is_not(None) | (v.c.delay > 0)
     ready_at = case((turn, present), else_=func.coalesce(v.c.run_at, present + v.c.delay))
     chosen: dict[str, ColumnElement[Any]] = {
-        **{name: v.c[name] for name in _COLUMNS if name not in {"run_at", "waits_turn"}},
+        **{name: v.c[name] for name in _COLUMNS},
         "status": literal(ExecutionStatus.READY.value),
         "lane": case((turn | waits, null()), else_=ORDINARY_LANE),
         "timer_at": case((turn, null()), (waits, ready_at), else_=null()),
