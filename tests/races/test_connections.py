@@ -9,12 +9,17 @@ from sqlalchemy import select
 
 from durable_sync import DurableExecutor
 from durable_sync.storage.connections import Connections, Lent
+from durable_sync.storage.database import Database
+
+
+def database_of(url: str) -> Database:
+    executor = DurableExecutor(url)
+    executor.migrate()
+    return executor._desk.storage.database
 
 
 def connections_of(url: str) -> Connections:
-    executor = DurableExecutor(url)
-    executor.migrate()
-    return executor._desk.storage.database.connections
+    return database_of(url).connections
 
 
 def test_who_takes_a_connection_at_once_is_watched(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +69,7 @@ def test_one_that_was_set_up_otherwise_is_not_kept(database_url: str) -> None:
 
 def test_one_of_the_pool_that_is_lost_is_an_outage_to_a_reader(database_url: str) -> None:
     """A connection of the pool that broke after its last use is told from an error of the reader's own."""
-    executor = DurableExecutor(database_url)
-    executor.migrate()
-    database = executor._desk.storage.database
+    database = database_of(database_url)
     connections = database.connections
     connections.close_idle()
     # More than are kept ready, so that some go back into the pool.
@@ -75,14 +78,12 @@ def test_one_of_the_pool_that_is_lost_is_an_outage_to_a_reader(database_url: str
     for raw in connections.raw_connections():
         database.dialect.cut(raw)
     assert database.read("look", lambda connection: connection.scalar(select(1)), patience=10.0) == 1
-    executor.shutdown()
+    connections.retire()
 
 
 def test_one_that_breaks_as_it_is_given_back_takes_no_place(database_url: str) -> None:
     """A reader has its answer: that more connections than are kept were lost meanwhile is nothing to him."""
-    executor = DurableExecutor(database_url)
-    executor.migrate()
-    database = executor._desk.storage.database
+    database = database_of(database_url)
     connections = database.connections
     connections.close_idle()
     readers = [connections.take("look", reads=True) for _ in range(connections._kept + 2)]
@@ -94,4 +95,4 @@ def test_one_that_breaks_as_it_is_given_back_takes_no_place(database_url: str) -
     connections.close_ready()
     pool: Any = connections.engine.pool
     assert pool.checkedout() == 0
-    executor.shutdown()
+    connections.retire()
