@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 from benchmarks.figures import Figure, at_most
 from benchmarks.processes import Worker
 from benchmarks.setting import Setting
+from benchmarks.stalls import Span, Stalls
 from benchmarks.tasks import make_executor, stamped
 
 __all__ = ["Attempt", "longest_wait_beside_an_idle_worker", "measure", "since_all_work"]
@@ -23,9 +24,8 @@ PROCESSES, WORKERS = 2, 4
 SHORT, LONG = 0.001, 2.0
 BAR = at_most(100.0, of_value=True)
 _SPACING = 0.01
+_OF_THE_DISK = "once both work, without the disk's own stalls"
 _EVER = float("inf")
-
-Span = tuple[float, float]
 
 
 @frozen
@@ -42,8 +42,7 @@ class Attempt:
 def measure(setting: Setting) -> Iterator[Figure]:
     """On one database; one round that misses the bar is enough to miss it."""
     shorts, longs = setting.size(900, 40), setting.size(60, 8)
-    from_rest: list[float] = []
-    at_work: list[float] = []
+    waits: dict[str, list[float]] = defaultdict(list)
     spent: list[float] = []
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(setting.url, workers=WORKERS)) for _ in range(PROCESSES)]
@@ -51,14 +50,18 @@ def measure(setting: Setting) -> Iterator[Figure]:
             worker.start()
             worker.wait_until_started()
         for number in range(setting.rounds):
-            attempts = _run(setting.url, shorts, longs, random.Random(number))
-            from_rest.append(1000 * longest_wait_beside_an_idle_worker(attempts))
-            at_work.append(1000 * longest_wait_beside_an_idle_worker(since_all_work(attempts)))
+            with Stalls() as stalls:
+                attempts = _run(setting.url, shorts, longs, random.Random(number))
+            at_work = since_all_work(attempts)
+            waits[_OF_THE_DISK].append(longest_wait_beside_an_idle_worker(at_work, stalls.spans))
+            waits["once both work"].append(longest_wait_beside_an_idle_worker(at_work))
+            waits["from rest on"].append(longest_wait_beside_an_idle_worker(attempts))
             spent.append(max(a.ended for a in attempts) - min(a.ready for a in attempts))
     mixed = f"{shorts} tasks of 1 ms and {longs} of 2 s, {PROCESSES} processes of {WORKERS} workers"
-    for when, waits, bar in (("once both work", at_work, BAR), ("from rest on", from_rest, None)):
+    for when, longest in waits.items():
+        bar = BAR if when == _OF_THE_DISK else None
         work = f"longest wait beside an idle worker, {when}"
-        yield Figure(part=PART, work=work, value=max(waits), unit="ms", bar=bar, note=mixed)
+        yield Figure(part=PART, work=work, value=1000 * max(longest), unit="ms", bar=bar, note=mixed)
     ideal = (shorts * SHORT + longs * LONG) / (PROCESSES * WORKERS)
     yield Figure(
         part=PART,
@@ -99,13 +102,29 @@ def since_all_work(attempts: Sequence[Attempt], processes: int = PROCESSES) -> l
     return [evolve(attempt, ready=max(attempt.ready, since)) for attempt in attempts]
 
 
-def longest_wait_beside_an_idle_worker(attempts: Sequence[Attempt], processes: int = PROCESSES) -> float:
-    """The most seconds on end that one worker, anywhere, had nothing to do while one task was ready."""
+def longest_wait_beside_an_idle_worker(
+    attempts: Sequence[Attempt], stalls: Sequence[Span] = (), processes: int = PROCESSES
+) -> float:
+    """The most seconds on end that one worker, anywhere, had nothing to do while one task was ready.
+
+    Without what of them lies in one of the `stalls`.
+    """
     gaps = [gap for spans in _by_worker(attempts, processes) for gap in _gaps(spans)]
     return max(
-        (min(attempt.began, end) - max(attempt.ready, start) for attempt in attempts for start, end in gaps),
+        (
+            _length((max(attempt.ready, start), min(attempt.began, end)), stalls)
+            for attempt in attempts
+            for start, end in gaps
+        ),
         default=0.0,
     )
+
+
+def _length(span: Span, without: Iterable[Span]) -> float:
+    start, end = span
+    if end <= start:
+        return 0.0
+    return end - start - sum(max(min(end, last) - max(start, first), 0.0) for first, last in without)
 
 
 def _by_worker(attempts: Iterable[Attempt], processes: int) -> list[list[Span]]:

@@ -113,6 +113,13 @@ def test_a_process_that_rested_may_look_late() -> None:
     assert longest_wait_beside_an_idle_worker(since_all_work(attempts)) == 1.0
 
 
+def test_what_the_disk_took_is_no_wait_of_ours() -> None:
+    """Of a wait, what lies within a stall is left out, and only that."""
+    attempts = [Attempt(1, 1, 0, 0, 5), Attempt(1, 2, 1, 4, 5)]
+    stalls = [(0.0, 1.5), (3.0, 3.25), (3.5, 9.0), (20.0, 21.0)]
+    assert longest_wait_beside_an_idle_worker(attempts, stalls) == 1.75
+
+
 def test_figures_survive_being_kept(tmp_path: Path) -> None:
     """What is read back is what was saved."""
     figure = Figure(part="memory", work="w", value=1.5, unit="MB", limits={"raw": 2.0}, points=[(0, 1.0), (5, 2.0)])

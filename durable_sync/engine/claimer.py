@@ -34,7 +34,9 @@ _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
 _RECENT_SECONDS = 5.0
 """For so long after a claim another is expected, and polls are no further apart than `_RECENT_POLL`."""
-_MAX_EAGERNESS = 8
+_MAX_EAGERNESS = 64
+_MOST_SEEN = 1000
+"""Candidates that one look asks for at most, unless more workers are free."""
 _OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
 
@@ -167,7 +169,7 @@ class Claimer(Loop):
         return self._storage.peek(
             queues={task: self._queues_of(task) for task in tasks},
             lane=lane,
-            limit=limit * self._eagerness,
+            limit=max(min(limit * self._eagerness, _MOST_SEEN), limit),
             discovers=discovers,
         )
 
@@ -260,8 +262,8 @@ class Claimer(Loop):
         self.backlog = claimed >= wanted or claimed < seen
         if self.backlog:
             self._poll = _QUICKEST_POLL
-            # What is seen and can't be had is locked by somebody, perhaps for long.
-            return 0.0 if claimed else _QUICKEST_POLL * self._eagerness / 2
+            # As far as one may look, nothing can be had: it is locked by somebody, perhaps for long.
+            return 0.0 if claimed or self._eagerness < _MAX_EAGERNESS else _QUICKEST_POLL
         self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._longest_poll())
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
         return self._unless_queued(min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,9 @@ __all__ = ["SQLite"]
 
 _HAS_JSON = (3, 38)
 """From this version on it always has."""
+_BEGIN = "BEGIN IMMEDIATE"
+_SHORTLY, _NAP, _LONG_NAP = 0.5, 0.001, 0.005
+"""Seconds between two tries for the write lock: naps, and from when on they are longer."""
 
 
 class _JsonList(TypeDecorator[Any]):
@@ -65,17 +70,23 @@ class SQLite(Dialect):
                 dbapi_connection.autocommit = legacy
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
-            cursor.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
+            cursor.execute(_busy_timeout(busy_seconds))
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
             cursor.close()
 
         def on_begin(connection: Connection) -> None:
             if not connection.get_execution_options().get("durable_sync_read"):
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.exec_driver_sql(_BEGIN)
+
+        def on_execute(cursor: sqlite3.Cursor, statement: str, _parameters: Any, _context: Any) -> bool:
+            if statement == _BEGIN:
+                _begin(cursor, busy_seconds)
+            return statement == _BEGIN
 
         event.listen(engine, "connect", on_connect)
         event.listen(engine, "begin", on_begin)
+        event.listen(engine, "do_execute", on_execute)
 
     def is_among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         # One parameter, where one for each value would have to be named, numbered and bound.
@@ -122,9 +133,9 @@ class SQLite(Dialect):
     def _fault(self, error: DBAPIError) -> Fault:
         if type(error).__name__ == "IntegrityError":
             return Fault.CONFLICT
-        message = str(error.orig)
-        if "locked" in message or "busy" in message:
+        if _says_busy(error.orig):
             return Fault.CONTENTION
+        message = str(error.orig)
         # A full disk, an I/O error and an interrupt pass; a corrupt or read-only file doesn't.
         if "full" in message or "disk I/O" in message or "interrupted" in message:
             return Fault.OUTAGE
@@ -135,3 +146,32 @@ class SQLite(Dialect):
 
     def cut(self, dbapi_connection: Any) -> None:
         dbapi_connection.interrupt()
+
+
+def _busy_timeout(seconds: float) -> str:
+    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
+
+
+def _begin(cursor: sqlite3.Cursor, patience: float) -> None:
+    """Tries for so many seconds. SQLite's own wait naps for up to 100 ms: one that writes often locks it meanwhile."""
+    setting = cursor.connection.cursor()
+    setting.execute(_busy_timeout(0))
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                cursor.execute(_BEGIN)
+                return
+            except sqlite3.OperationalError as error:
+                waited = time.monotonic() - started
+                if waited >= patience or not _says_busy(error):
+                    raise
+            time.sleep((_NAP if waited < _SHORTLY else _LONG_NAP) * random.uniform(0.5, 1.0))
+    finally:
+        setting.execute(_busy_timeout(patience))
+        setting.close()
+
+
+def _says_busy(error: BaseException | None) -> bool:
+    message = str(error)
+    return "locked" in message or "busy" in message

@@ -1,0 +1,46 @@
+"""When the disk itself did not answer: no engine that commits can do better meanwhile."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Span", "Stalls"]
+
+Span = tuple[float, float]
+
+_SPACING = 0.01
+_STALL = 0.02
+"""An fsync of a small write takes longer than this only while the disk hangs."""
+
+
+class Stalls:
+    """Makes a small write durable every 10 ms, and notes when that took longer than 20 ms."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        """Each from its beginning to its end, by `time.monotonic()`; whole once the block is left."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            while not self._ended.wait(_SPACING):
+                began = time.monotonic()
+                file.write(b"x")
+                os.fsync(file.fileno())
+                ended = time.monotonic()
+                if ended - began > _STALL:
+                    self.spans.append((began, ended))
