@@ -108,6 +108,10 @@ class Claimer(Loop):
         self._poll = min(self._poll, _QUICKEST_POLL)
         super().wake()
 
+    def look(self) -> None:
+        """Looks now, this once."""
+        super().wake()
+
     def step(self) -> float:
         """Claims what fits; returns when to look again."""
         self._release_stale()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from durable_sync.engine.changes import ChangeListener
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.notifier import Listener, Notifier
 from durable_sync.engine.watcher import Watcher
+from durable_sync.storage.changes import Changes
 from durable_sync.storage.storage import Storage
 from durable_sync.storage.trees import Effects
 
@@ -20,6 +22,7 @@ class Messenger:
         self._watcher = Watcher(label, storage, poll_interval=poll_interval)
         self._notifier = Notifier(label, storage) if storage.database.dialect.notifies else None
         self._listener: Listener | None = None
+        self._change_listener: ChangeListener | None = None
         if self._notifier is not None:
             self._listener = Listener(
                 label,
@@ -29,13 +32,20 @@ class Messenger:
                 finished=self._watcher.finished,
                 cancelled=self._heard_cancelled,
             )
+        elif files := storage.database.dialect.files_written(storage.database.url):
+            self._change_listener = ChangeListener(label, Changes(files), changed=self._heard_change)
         self.on_ready: Callable[[], None] = lambda: None
         """Called when another process says that there is work."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when somebody may have committed something."""
         self.on_cancelled: Callable[[Sequence[str]], None] = lambda _ids: None
         """Called when another process has ended executions that may run here."""
 
     def _heard_ready(self) -> None:
         self.on_ready()
+
+    def _heard_change(self) -> None:
+        self.on_change()
 
     def _heard_cancelled(self, execution_ids: Sequence[str]) -> None:
         self.on_cancelled(execution_ids)
@@ -43,7 +53,8 @@ class Messenger:
     @property
     def loops(self) -> list[Loop]:
         """The loops that a started executor keeps running."""
-        return [loop for loop in (self._watcher, self._notifier, self._listener) if loop is not None]
+        loops = (self._watcher, self._notifier, self._listener, self._change_listener)
+        return [loop for loop in loops if loop is not None]
 
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
         """Has `callback` called with the id of each of these once it has finished; see `attend`."""

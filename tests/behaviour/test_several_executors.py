@@ -89,6 +89,24 @@ def test_work_goes_to_who_is_free(new_executor: NewExecutor, gate: Gate) -> None
     assert handles[0].running()
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_one_at_rest_hears_of_work(new_executor: NewExecutor) -> None:
+    """Where the database tells, or its file shows, that others have committed, no poll is waited for."""
+    caller, worker = new_executor(), new_executor(poll_interval=600)
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    work = caller.task(id="work")(double)
+    worker.task(id="work")(double)
+    worker.start()
+    background = worker._desk.background
+    assert background is not None
+    wait_until(lambda: background.claimer._discovered_at > 0)
+
+    assert caller.enqueue(work, 4).result(timeout=SOON) == 8
+
+
 @every_path
 def test_unknown_tasks_are_left_alone(new_executor: NewExecutor) -> None:
     """An executor leaves executions of tasks that it doesn't know to those who do, whatever their priority."""

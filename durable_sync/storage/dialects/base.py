@@ -73,6 +73,10 @@ class Dialect:
         """The URL in a form that means the same wherever the process moves to."""
         return url
 
+    def files_written(self, url: URL) -> Sequence[str]:
+        """The files, on this machine, of which each commit changes at least one; none if there are none to be seen."""
+        return ()
+
     def connect_args(self, url: URL, limit: float) -> dict[str, Any]:
         """Driver options that bound the time to connect, and that of an operation where the driver can; in seconds.
 

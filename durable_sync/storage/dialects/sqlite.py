@@ -7,7 +7,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,12 @@ class SQLite(Dialect):
                 dbapi_connection.autocommit = legacy
             dbapi_connection.isolation_level = None
             cursor = dbapi_connection.cursor()
-            cursor.execute(_busy_timeout(busy_seconds))
-            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute(f"PRAGMA busy_timeout = {round(busy_seconds * 1000)}")
+            (mode,) = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
             cursor.execute("PRAGMA synchronous = FULL")
+            if mode == "wal":
+                # Only a BEGIN IMMEDIATE waits for others from now on, and it does so by itself: see `_begin`.
+                cursor.execute("PRAGMA busy_timeout = 0")
             cursor.close()
 
         def on_begin(connection: Connection) -> None:
@@ -80,9 +83,11 @@ class SQLite(Dialect):
                 connection.exec_driver_sql(_BEGIN)
 
         def on_execute(cursor: sqlite3.Cursor, statement: str, _parameters: Any, _context: Any) -> bool:
-            if statement == _BEGIN:
-                _begin(cursor, busy_seconds)
-            return statement == _BEGIN
+            # A comment that names the verb stands before it.
+            begins = statement.endswith(_BEGIN)
+            if begins:
+                _begin(cursor, statement, busy_seconds)
+            return begins
 
         event.listen(engine, "connect", on_connect)
         event.listen(engine, "begin", on_begin)
@@ -114,6 +119,10 @@ class SQLite(Dialect):
         if not name or name == ":memory:" or name.startswith("file:"):
             return url
         return url.set(database=str(Path(name).absolute()))
+
+    def files_written(self, url: URL) -> Sequence[str]:
+        name = url.database
+        return () if not name or name.startswith("file:") else (name, f"{name}-wal")
 
     def open_problem(self, url: URL) -> str | None:
         name = url.database
@@ -148,28 +157,18 @@ class SQLite(Dialect):
         dbapi_connection.interrupt()
 
 
-def _busy_timeout(seconds: float) -> str:
-    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
-
-
-def _begin(cursor: sqlite3.Cursor, patience: float) -> None:
+def _begin(cursor: sqlite3.Cursor, statement: str, patience: float) -> None:
     """Tries for so many seconds. SQLite's own wait naps for up to 100 ms: one that writes often locks it meanwhile."""
-    setting = cursor.connection.cursor()
-    setting.execute(_busy_timeout(0))
     started = time.monotonic()
-    try:
-        while True:
-            try:
-                cursor.execute(_BEGIN)
-                return
-            except sqlite3.OperationalError as error:
-                waited = time.monotonic() - started
-                if waited >= patience or not _says_busy(error):
-                    raise
-            time.sleep((_NAP if waited < _SHORTLY else _LONG_NAP) * random.uniform(0.5, 1.0))
-    finally:
-        setting.execute(_busy_timeout(patience))
-        setting.close()
+    while True:
+        try:
+            cursor.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            waited = time.monotonic() - started
+            if waited >= patience or not _says_busy(error):
+                raise
+        time.sleep((_NAP if waited < _SHORTLY else _LONG_NAP) * random.uniform(0.5, 1.0))
 
 
 def _says_busy(error: BaseException | None) -> bool:
