@@ -44,6 +44,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
     shorts, longs = setting.size(900, 40), setting.size(60, 8)
     waits: dict[str, list[float]] = defaultdict(list)
     spent: list[float] = []
+    hung = 0.0
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(setting.url, workers=WORKERS)) for _ in range(PROCESSES)]
         for worker in workers:
@@ -56,8 +57,12 @@ def measure(setting: Setting) -> Iterator[Figure]:
             waits[_OF_THE_DISK].append(longest_wait_beside_an_idle_worker(at_work, stalls.spans))
             waits["once both work"].append(longest_wait_beside_an_idle_worker(at_work))
             waits["from rest on"].append(longest_wait_beside_an_idle_worker(attempts))
+            hung += stalls.seconds
             spent.append(max(a.ended for a in attempts) - min(a.ready for a in attempts))
-    mixed = f"{shorts} tasks of 1 ms and {longs} of 2 s, {PROCESSES} processes of {WORKERS} workers"
+    mixed = (
+        f"{shorts} tasks of 1 ms and {longs} of 2 s, {PROCESSES} processes of {WORKERS} workers; the disk hung for "
+        f"{hung * 1000:.0f} ms in {sum(spent):.0f} s"
+    )
     for when, longest in waits.items():
         bar = BAR if when == _OF_THE_DISK else None
         work = f"longest wait beside an idle worker, {when}"

@@ -15,7 +15,9 @@ Span = tuple[float, float]
 
 _SPACING = 0.01
 _STALL = 0.02
-"""An fsync of a small write takes longer than this only while the disk hangs."""
+"""An fsync of a small write takes longer than this while the disk hangs."""
+_LATE = 0.01
+"""Who is woken so much later than he asked for would have found any fsync slow: the processors are busy."""
 
 
 class Stalls:
@@ -35,12 +37,20 @@ class Stalls:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def seconds(self) -> float:
+        """All of them together."""
+        return sum(end - start for start, end in self.spans)
+
     def _watch(self) -> None:
         with tempfile.TemporaryFile(buffering=0) as file:
+            asked = time.monotonic()
             while not self._ended.wait(_SPACING):
                 began = time.monotonic()
+                late = began - asked - _SPACING > _LATE
                 file.write(b"x")
                 os.fsync(file.fileno())
                 ended = time.monotonic()
-                if ended - began > _STALL:
+                if ended - began > _STALL and not late:
                     self.spans.append((began, ended))
+                asked = time.monotonic()

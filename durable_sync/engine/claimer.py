@@ -34,9 +34,10 @@ _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
 _RECENT_SECONDS = 5.0
 """For so long after a claim another is expected, and polls are no further apart than `_RECENT_POLL`."""
-_MAX_EAGERNESS = 64
 _MOST_SEEN = 1000
 """Candidates that one look asks for at most, unless more workers are free."""
+_BARREN_AT_ONCE = 3
+"""Where writers take turns, so many looks that won nothing are followed by another at once: what they saw is taken."""
 _OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
 
@@ -96,7 +97,12 @@ class Claimer(Loop):
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
         self._claimed_at = float("-inf")
+        # Where no rows are locked, everybody goes for the first, and to see more is of no use.
+        self._max_eagerness = _MOST_SEEN if storage.database.dialect.skip_locked else 1
         self._eagerness = 1
+        self._barren = 0
+        self._hinted = False
+        self._planned = float("inf")
         self._quarantine = Quarantine(attempts, pool)
         self.backlog = True
         """There may be more to claim than the last look took."""
@@ -109,11 +115,21 @@ class Claimer(Loop):
         super().wake()
 
     def look(self) -> None:
-        """Looks now, this once."""
+        """Looks now, this once, and then when it would have looked anyway."""
+        self._hinted = True
         super().wake()
 
     def step(self) -> float:
         """Claims what fits; returns when to look again."""
+        hinted, self._hinted = self._hinted, False
+        delay = self._claim_what_fits()
+        now = time.monotonic()
+        if hinted:
+            delay = max(min(delay, self._planned - now), 0.0)
+        self._planned = now + delay
+        return delay
+
+    def _claim_what_fits(self) -> float:
         self._release_stale()
         # Read before the lease is asked: should it change, the claim fails instead of having an unknown owner.
         executor_id = self._lease.executor_id
@@ -128,6 +144,7 @@ class Claimer(Loop):
             self.backlog = True
             self._look_at_timers()
             return self._unless_queued(self._poll_interval)
+        reach = self._reach(wanted)
         glimpse = self._peek(tasks, ORDINARY_LANE, wanted, discovers=self._may_discover())
         if self._learn_queues(glimpse):
             return 0.0
@@ -136,7 +153,7 @@ class Claimer(Loop):
         claimed = self._claim_recovered(tasks, executor_id) if glimpse.recovered else 0
         if not self._quarantine.admits_nothing():
             claimed += self._claim(glimpse.candidates, wanted - claimed, executor_id)
-        return self._next_look(glimpse, claimed, wanted)
+        return self._next_look(glimpse, claimed, wanted, sees_all=len(glimpse.candidates) < reach)
 
     def _look_at_timers(self) -> None:
         """While nothing can be claimed: timers run all the same."""
@@ -173,9 +190,12 @@ class Claimer(Loop):
         return self._storage.peek(
             queues={task: self._queues_of(task) for task in tasks},
             lane=lane,
-            limit=max(min(limit * self._eagerness, _MOST_SEEN), limit),
+            limit=self._reach(limit),
             discovers=discovers,
         )
+
+    def _reach(self, limit: int) -> int:
+        return max(min(limit * self._eagerness, _MOST_SEEN), limit)
 
     def _queues_of(self, task_id: str) -> Sequence[str]:
         """The queues in which to look for a task: those served, or those it was seen in."""
@@ -199,7 +219,7 @@ class Claimer(Loop):
                 self._take_in(execution)
         # Others took what we saw: look further next time, where they aren't.
         contended = len(claimed) < min(limit, len(candidates))
-        self._eagerness = min(self._eagerness * 2, _MAX_EAGERNESS) if contended else max(self._eagerness // 2, 1)
+        self._eagerness = min(self._eagerness * 2, self._max_eagerness) if contended else max(self._eagerness // 2, 1)
         if claimed:
             self._claimed_at = time.monotonic()
             self.log.debug("claim: %d executions", len(claimed))
@@ -261,16 +281,24 @@ class Claimer(Loop):
             self._give_back(attempt)
         return len(taken)
 
-    def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int) -> float:
+    def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int, *, sees_all: bool) -> float:
         seen = len(glimpse.candidates)
         self.backlog = claimed >= wanted or claimed < seen
+        self._barren = 0 if claimed or not seen else self._barren + 1
         if self.backlog:
             self._poll = _QUICKEST_POLL
-            # As far as one may look, nothing can be had: it is locked by somebody, perhaps for long.
-            return 0.0 if claimed or self._eagerness < _MAX_EAGERNESS else _QUICKEST_POLL
+            return 0.0 if claimed else self._after_nothing(sees_all)
         self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._longest_poll())
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
         return self._unless_queued(min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL))
+
+    def _after_nothing(self, sees_all: bool) -> float:
+        """Of what was seen nothing could be had: somebody has taken it, or holds it locked, perhaps for long."""
+        if self._max_eagerness > 1:
+            at_once = not sees_all and self._eagerness < self._max_eagerness
+        else:
+            at_once = self._barren <= _BARREN_AT_ONCE
+        return 0.0 if at_once else float(_QUICKEST_POLL * min(self._barren, 4))
 
     def _longest_poll(self) -> float:
         recent = time.monotonic() - self._claimed_at < _RECENT_SECONDS

@@ -32,12 +32,13 @@ class Messenger:
                 finished=self._watcher.finished,
                 cancelled=self._heard_cancelled,
             )
-        elif files := storage.database.dialect.files_written(storage.database.url):
-            self._change_listener = ChangeListener(label, Changes(files), changed=self._heard_change)
+        changes = Changes(storage.database)
+        if changes.possible:
+            self._change_listener = ChangeListener(label, changes, changed=self._heard_change)
         self.on_ready: Callable[[], None] = lambda: None
         """Called when another process says that there is work."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when somebody may have committed something."""
+        """Called when another process has committed something, or may have."""
         self.on_cancelled: Callable[[Sequence[str]], None] = lambda _ids: None
         """Called when another process has ended executions that may run here."""
 

@@ -1,33 +1,45 @@
-"""Whether somebody has committed, seen without a statement, where the database is a file."""
+"""Whether another process has committed, seen without a statement, where the database is a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from durable_sync.storage.database import Database
+
 __all__ = ["Changes"]
 
 
 class Changes:
-    """Looks at what the system says of the files that each commit writes to. For one thread."""
+    """Looks at what the system says of the files that each commit writes to. For one thread.
 
-    def __init__(self, files: Sequence[str]) -> None:
-        self._files = [Path(file) for file in files]
-        self._seen = self._look()
-        self._doubted = True
+    A hint: a commit that is written together with one through the same `Database`, or in the same tick of the system's
+    time as the last, may leave no trace.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._files = [Path(name) for name in database.dialect.files_written(database.url)]
+        self._own_commits = database.own_commits
+        self._states = self._look()
+        self._changed = False
+
+    @property
+    def possible(self) -> bool:
+        """False where the database is no file, or its file isn't known."""
+        return bool(self._files)
 
     def seen(self) -> bool:
-        """True if something may have been committed since the last call.
+        """True if somebody else has probably committed since the last call but one.
 
-        The file's time goes in ticks of some milliseconds, and a second commit within the tick may leave no trace:
-        what has changed counts as changed at the next call, too.
+        What is written can be read only once it has been made durable: so each change is told of twice.
         """
-        now = self._look()
-        changed = now != self._seen
-        told, self._seen, self._doubted = changed or self._doubted, now, changed
-        return told
+        own_commits, states, changed = self._own_commits, self._states, self._changed
+        self._own_commits, self._states = self._database.own_commits, self._look()
+        self._changed = self._own_commits == own_commits and self._states != states
+        return self._changed or changed
 
-    def _look(self) -> list[tuple[int, int] | None]:
+    def _look(self) -> Sequence[object]:
         return [_state(file) for file in self._files]
 
 

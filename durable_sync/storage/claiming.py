@@ -208,7 +208,7 @@ def _claiming(sql: Sql) -> Any:
 def _take_in_two_steps(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Any]:
     c = sql.executions.c
     if sql.dialect.skip_locked:
-        chosen = list(connection.execute(sql.built("lockable", lambda: _lockable(sql)), given).scalars())
+        chosen = _locked(sql, connection, given["v_ids"], given["v_limit"])
         if not chosen:
             return []
         given = {**given, "v_ids": chosen}
@@ -222,6 +222,21 @@ def _take_in_two_steps(sql: Sql, connection: Connection, given: Mapping[str, Any
         ),
     )
     return _all(connection, mine, given)
+
+
+def _locked(sql: Sql, connection: Connection, ids: Sequence[str], limit: int) -> list[str]:
+    """Locks the first `limit` that nobody has locked.
+
+    InnoDB locks all that it sorts, whatever the LIMIT, so it is given no more than that, and then twice as many.
+    """
+    statement = sql.built("lockable", lambda: _lockable(sql))
+    chosen: list[str] = []
+    start, size = 0, limit
+    while start < len(ids) and len(chosen) < limit:
+        given = {"v_ids": list(ids[start : start + size]), "v_limit": limit - len(chosen)}
+        chosen += connection.execute(statement, given).scalars()
+        start, size = start + size, size * 2
+    return chosen
 
 
 def _lockable(sql: Sql) -> Any:

@@ -42,6 +42,14 @@ class _WriterBusyError(TimeoutError):
     """Another thread of this process, which has the turn to write, waits itself."""
 
 
+class _Writers:
+    """The threads of this process that write, where they take turns."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.commits = 0
+
+
 @frozen
 class Transaction:
     """One try at a transaction."""
@@ -69,7 +77,7 @@ class Database:
         problem = self.dialect.open_problem(self.url)
         if problem is not None:
             raise ConfigurationError(problem)
-        self._writer = threading.Lock()
+        self._writers = _Writers()
         self._gate = ForkGate() if self.dialect.in_process else None
         self.connections = Connections(
             source if isinstance(source, Engine) else self.url,
@@ -86,8 +94,13 @@ class Database:
         """The same database through another pool, taking turns with this one where writers must."""
         source = self.source if isinstance(self.source, Engine) else self.url
         made = Database(source, pool_size=pool_size, busy_seconds=self._busy_seconds, limit=limit)
-        made._writer = self._writer
+        made._writers = self._writers
         return made
+
+    @property
+    def own_commits(self) -> int:
+        """How many transactions this and its siblings have committed; counted where writers take turns."""
+        return self._writers.commits
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
         """Runs `work` in a transaction and returns its result once COMMIT has returned.
@@ -104,12 +117,14 @@ class Database:
     def _write_once(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
         if not self.dialect.single_writer:
             return self._commit(verb, work, uncertain)
-        if not self._writer.acquire(timeout=self._busy_seconds):
+        if not self._writers.turn.acquire(timeout=self._busy_seconds):
             raise _WriterBusyError("this process's other threads have kept the database's write lock")
         try:
-            return self._commit(verb, work, uncertain)
+            result = self._commit(verb, work, uncertain)
+            self._writers.commits += 1
+            return result
         finally:
-            self._writer.release()
+            self._writers.turn.release()
 
     def _commit(self, verb: str, work: Callable[[Transaction], T], uncertain: bool) -> T:
         def in_transaction(connection: Connection) -> T:

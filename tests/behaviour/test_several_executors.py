@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -90,9 +91,9 @@ def test_work_goes_to_who_is_free(new_executor: NewExecutor, gate: Gate) -> None
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
-def test_one_at_rest_hears_of_work(new_executor: NewExecutor) -> None:
+def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the database tells, or its file shows, that others have committed, no poll is waited for."""
-    caller, worker = new_executor(), new_executor(poll_interval=600)
+    caller, worker = new_executor(lease=600), new_executor(lease=600, poll_interval=600)
 
     def double(number: int) -> int:
         return 2 * number
@@ -102,7 +103,16 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor) -> None:
     worker.start()
     background = worker._desk.background
     assert background is not None
-    wait_until(lambda: background.claimer._discovered_at > 0)
+    looks: list[float] = []
+    peek = background.claimer._peek
+
+    def counted(*args: Any, **options: Any) -> Any:
+        looks.append(time.monotonic())
+        return peek(*args, **options)
+
+    monkeypatch.setattr(background.claimer, "_peek", counted)
+    background.claimer.wake()
+    wait_until(lambda: looks and time.monotonic() - looks[-1] > 0.5)
 
     assert caller.enqueue(work, 4).result(timeout=SOON) == 8
 

@@ -12,7 +12,7 @@ from tests.processes import Script
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_what_others_have_locked_is_passed_over(database_url: str) -> None:
-    """However many of the next rows a user's transaction holds, what comes after them is claimed."""
+    """What comes after rows that a user's transaction holds, though far more than there are workers, is claimed."""
     executor = DurableExecutor(database_url, max_workers=1)
 
     @executor.task

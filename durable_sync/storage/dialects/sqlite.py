@@ -25,7 +25,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine, ExecutionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
@@ -36,7 +36,7 @@ __all__ = ["SQLite"]
 
 _HAS_JSON = (3, 38)
 """From this version on it always has."""
-_BEGIN = "BEGIN IMMEDIATE"
+_BEGINS = "durable_sync_begins"
 _SHORTLY, _NAP, _LONG_NAP = 0.5, 0.001, 0.005
 """Seconds between two tries for the write lock: naps, and from when on they are longer."""
 
@@ -80,11 +80,10 @@ class SQLite(Dialect):
 
         def on_begin(connection: Connection) -> None:
             if not connection.get_execution_options().get("durable_sync_read"):
-                connection.exec_driver_sql(_BEGIN)
+                connection.exec_driver_sql("BEGIN IMMEDIATE", execution_options={_BEGINS: True})
 
-        def on_execute(cursor: sqlite3.Cursor, statement: str, _parameters: Any, _context: Any) -> bool:
-            # A comment that names the verb stands before it.
-            begins = statement.endswith(_BEGIN)
+        def on_execute(cursor: Any, statement: str, _parameters: Any, context: ExecutionContext) -> bool:
+            begins = _BEGINS in context.execution_options
             if begins:
                 _begin(cursor, statement, busy_seconds)
             return begins
@@ -122,7 +121,11 @@ class SQLite(Dialect):
 
     def files_written(self, url: URL) -> Sequence[str]:
         name = url.database
-        return () if not name or name.startswith("file:") else (name, f"{name}-wal")
+        if not name or name.startswith("file:") or "\0" in name:
+            return ()
+        # SQLite puts the log beside the file itself, not beside a link to it.
+        path = os.path.realpath(name)
+        return path, f"{path}-wal"
 
     def open_problem(self, url: URL) -> str | None:
         name = url.database
@@ -157,14 +160,14 @@ class SQLite(Dialect):
         dbapi_connection.interrupt()
 
 
-def _begin(cursor: sqlite3.Cursor, statement: str, patience: float) -> None:
+def _begin(cursor: Any, statement: str, patience: float) -> None:
     """Tries for so many seconds. SQLite's own wait naps for up to 100 ms: one that writes often locks it meanwhile."""
     started = time.monotonic()
     while True:
         try:
             cursor.execute(statement)
             return
-        except sqlite3.OperationalError as error:
+        except Exception as error:
             waited = time.monotonic() - started
             if waited >= patience or not _says_busy(error):
                 raise
