@@ -37,7 +37,7 @@ _RECENT_SECONDS = 5.0
 _MOST_SEEN = 1000
 """Candidates that one look asks for at most, unless more workers are free."""
 _BARREN_AT_ONCE = 3
-"""Where writers take turns, so many looks that won nothing are followed by another at once: what they saw is taken."""
+"""Where to see more is of no use, so many looks that won nothing are followed by another at once."""
 _OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
 
@@ -97,8 +97,8 @@ class Claimer(Loop):
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
         self._claimed_at = float("-inf")
-        # Where no rows are locked, everybody goes for the first, and to see more is of no use.
-        self._max_eagerness = _MOST_SEEN if storage.database.dialect.skip_locked else 1
+        # Where a claim must name what it takes, all name the first, and to see more is of no use.
+        self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
         self._barren = 0
         self._hinted = False

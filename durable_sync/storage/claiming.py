@@ -172,7 +172,7 @@ def take(
     sql: Sql, connection: Connection, *, candidates: Sequence[str], limit: int, executor_id: str
 ) -> list[ClaimedExecution]:
     """Claims up to `limit` of the candidates that may still be claimed; nothing is won before COMMIT returns."""
-    chosen = list(candidates if sql.dialect.skip_locked else candidates[:limit])
+    chosen = list(candidates if sql.dialect.claims_from_many else candidates[:limit])
     given = {"v_ids": chosen, "v_owner": executor_id, "v_limit": limit, **parameters_of(claim(executor_id))}
     if sql.dialect.update_returning:
         rows = _all(connection, sql.built("claim", lambda: _claiming(sql)), given)
@@ -196,11 +196,9 @@ def _guarded(sql: Sql) -> Update:
 
 def _claiming(sql: Sql) -> Any:
     c = sql.executions.c
-    if not sql.dialect.skip_locked:
-        chosen = sql.dialect.is_among(c.id, "v_ids")
-    else:
-        # A CTE, because a planner may run a subquery with LIMIT more than once.
-        chosen = c.id == _lockable(sql).cte("picked").c.id
+    free = _lockable(sql)
+    # Elsewhere a CTE, because a planner may run a subquery with LIMIT more than once.
+    chosen = c.id.in_(free) if sql.dialect.single_writer else c.id == free.cte("picked").c.id
     statement: Any = _guarded(sql).where(chosen)
     return statement.returning(*_claimed_columns(sql))
 

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, make_url, select
 from durable_sync import DurableExecutor
 from tests.gates import PATIENCE
 from tests.processes import Script
+from tests.races.holding import held_before_commit, in_thread, incarnation
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
@@ -32,6 +33,46 @@ def test_what_others_have_locked_is_passed_over(database_url: str) -> None:
     assert [handle.result(timeout=PATIENCE) for handle in held] == list(range(40))
     engine.dispose()
     executor.shutdown()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_claim_locks_no_more_than_it_takes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has looked far, and may take one, leaves the others to others."""
+    executor, other = DurableExecutor(database_url), DurableExecutor(database_url)
+
+    @executor.task
+    def work(number: int) -> int:
+        return number
+
+    ids = [handle.execution_id for handle in executor.enqueue_many([work.bind(number) for number in range(40)])]
+    storages = [one._desk.storage for one in (executor, other)]
+    for storage, owner in zip(storages, "ab", strict=True):
+        storage.register(incarnation(owner))
+    gate = held_before_commit(monkeypatch, storages[0])
+    claiming = in_thread(storages[0].claim, ids, limit=1, executor_id="a")
+    gate.wait_for_arrivals()
+    taken = storages[1].claim(ids, limit=40, executor_id="b")
+    gate.open()
+    assert len(claiming.result(PATIENCE)) == 1
+    assert len(taken) == 39
+    for storage in storages:
+        storage.database.retire()
+
+
+def test_a_claim_takes_what_is_left_of_what_was_seen(database_url: str) -> None:
+    """What others have taken since is passed over."""
+    executor = DurableExecutor(database_url)
+
+    @executor.task
+    def work(number: int) -> int:
+        return number
+
+    ids = [handle.execution_id for handle in executor.enqueue_many([work.bind(number) for number in range(4)])]
+    storage = executor._desk.storage
+    storage.register(incarnation("a"))
+    assert [one.execution_id for one in storage.claim(ids, limit=2, executor_id="a")] == ids[:2]
+    assert [one.execution_id for one in storage.claim(ids, limit=1, executor_id="a")] == ids[2:3]
+    storage.database.retire()
 
 
 WRITE_WITHOUT_PAUSE = """

@@ -61,6 +61,11 @@ class Dialect:
     reads_in_autocommit: ClassVar[bool] = False
     """A connection that only reads can do without transactions, which saves round trips."""
 
+    @property
+    def claims_from_many(self) -> bool:
+        """A claim can be given more candidates than it may take, and takes the first that are free."""
+        return self.update_returning or self.skip_locked
+
     def now(self) -> ColumnElement[int]:
         """The database's present time in microseconds, evaluated when the row is met."""
         raise NotImplementedError("this database is told the time by a parameter")
