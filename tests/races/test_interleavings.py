@@ -623,7 +623,7 @@ def test_8_an_enqueue_that_blocks_itself_says_so(
     executor.migrate()
     if started:
         # As if a loop had the turn to write, and waited for the lock itself, all the time.
-        executor._desk.storage.database._writer.acquire()
+        executor._desk.storage.database._writers.turn.acquire()
     engine = create_engine(sqlite_url)
     with Session(engine) as session:
         session.execute(text("CREATE TABLE mine (x INTEGER)"))
@@ -631,7 +631,7 @@ def test_8_an_enqueue_that_blocks_itself_says_so(
         with pytest.raises(DurableError, match=r"executor\.using\(session\)"):
             executor.enqueue(run)
         if started:
-            executor._desk.storage.database._writer.release()
+            executor._desk.storage.database._writers.turn.release()
         # And as it says, that way it works.
         executor.using(session).enqueue(run)
         session.commit()

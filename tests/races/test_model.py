@@ -166,7 +166,7 @@ class TwoExecutors(RuleBasedStateMachine):
         owner = self.incarnation(name).executor_id
         claimed = self.storage.claim(candidates, limit=limit, executor_id=owner)
         won = [found.execution_id for found in claimed]
-        if self._storage.database.dialect.skip_locked:
+        if self._storage.database.dialect.claims_from_many:
             free = self.model.claimable(candidates, owner)
             assert len(won) == min(len(free), limit)
             assert set(won) <= set(free)
