@@ -12,8 +12,8 @@ from durable_sync.storage.changes import Changes
 
 __all__ = ["ChangeListener"]
 
-_SPACING_SECONDS = 0.08
-"""To wake a thread and ask the system takes 0.1 ms of a processor."""
+_SPACING_SECONDS = 0.2
+"""To wake a thread and ask the system takes 0.2 ms of a processor: see ADR 0014."""
 
 
 class ChangeListener(Loop):
