@@ -51,7 +51,12 @@ def note(fault: str, database: str, **figures: object) -> None:
 
 
 def _commit() -> str:
-    """What of this repository was measured."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
-    described = subprocess.run(command, cwd=FIGURES.parent, capture_output=True, text=True, check=False)
-    return described.stdout.strip() or "unknown"
+    """What of this repository was measured. The figures themselves, which each row changes, make no difference."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":!{FIGURES.name}")
+    return f"{commit}-dirty" if changed else commit or "unknown"
+
+
+def _git(*arguments: str) -> str:
+    asked = subprocess.run(["git", *arguments], cwd=FIGURES.parent, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
