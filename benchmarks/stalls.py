@@ -6,7 +6,6 @@ import os
 import tempfile
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 __all__ = ["Span", "Stalls"]
@@ -33,7 +32,7 @@ class Stalls:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_details: object) -> None:
         self._ended.set()
         self._thread.join()
 
