@@ -36,8 +36,6 @@ _RECENT_SECONDS = 5.0
 """For so long after a claim another is expected, and polls are no further apart than `_RECENT_POLL`."""
 _MOST_SEEN = 1000
 """Candidates that one look asks for at most, unless more workers are free."""
-_BARREN_AT_ONCE = 3
-"""Where to see more is of no use, so many looks that won nothing are followed by another at once."""
 _OVERSLEPT = ErrorInfo("TaskTimedOutError", "nobody has woken it before its timeout", "", False)
 
 
@@ -97,7 +95,6 @@ class Claimer(Loop):
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
         self._claimed_at = float("-inf")
-        # Where a claim must name what it takes, all name the first, and to see more is of no use.
         self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
         self._barren = 0
@@ -153,7 +150,9 @@ class Claimer(Loop):
         claimed = self._claim_recovered(tasks, executor_id) if glimpse.recovered else 0
         if not self._quarantine.admits_nothing():
             claimed += self._claim(glimpse.candidates, wanted - claimed, executor_id)
-        return self._next_look(glimpse, claimed, wanted, sees_all=len(glimpse.candidates) < reach)
+        # Where a claim must name what it takes, to see more is of no use.
+        may_see_more = self._max_eagerness > 1 and len(glimpse.candidates) >= reach < _MOST_SEEN
+        return self._next_look(glimpse, claimed, wanted, may_see_more=may_see_more)
 
     def _look_at_timers(self) -> None:
         """While nothing can be claimed: timers run all the same."""
@@ -281,24 +280,17 @@ class Claimer(Loop):
             self._give_back(attempt)
         return len(taken)
 
-    def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int, *, sees_all: bool) -> float:
+    def _next_look(self, glimpse: Glimpse, claimed: int, wanted: int, *, may_see_more: bool) -> float:
         seen = len(glimpse.candidates)
         self.backlog = claimed >= wanted or claimed < seen
         self._barren = 0 if claimed or not seen else self._barren + 1
         if self.backlog:
             self._poll = _QUICKEST_POLL
-            return 0.0 if claimed else self._after_nothing(sees_all)
+            # What is seen and can't be had was taken by somebody, or is locked, perhaps for long.
+            return 0.0 if claimed or may_see_more else _QUICKEST_POLL * min(self._barren, 4)
         self._poll = _QUICKEST_POLL if claimed else min(self._poll * 1.5, self._longest_poll())
         until_timer = float("inf") if glimpse.timer_in is None else glimpse.timer_in / 1_000_000
         return self._unless_queued(min(self._poll, until_timer if until_timer > 0 else _QUICKEST_POLL))
-
-    def _after_nothing(self, sees_all: bool) -> float:
-        """Of what was seen nothing could be had: somebody has taken it, or holds it locked, perhaps for long."""
-        if self._max_eagerness > 1:
-            at_once = not sees_all and self._eagerness < self._max_eagerness
-        else:
-            at_once = self._barren <= _BARREN_AT_ONCE
-        return 0.0 if at_once else float(_QUICKEST_POLL * min(self._barren, 4))
 
     def _longest_poll(self) -> float:
         recent = time.monotonic() - self._claimed_at < _RECENT_SECONDS

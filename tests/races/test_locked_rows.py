@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, make_url, select
 from durable_sync import DurableExecutor
 from tests.gates import PATIENCE
 from tests.processes import Script
-from tests.races.holding import held_before_commit, in_thread, incarnation
+from tests.races.holding import claim, enqueue, held_before_commit, in_thread, incarnation, open_storage
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
@@ -38,41 +38,27 @@ def test_what_others_have_locked_is_passed_over(database_url: str) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_a_claim_locks_no_more_than_it_takes(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has looked far, and may take one, leaves the others to others."""
-    executor, other = DurableExecutor(database_url), DurableExecutor(database_url)
-
-    @executor.task
-    def work(number: int) -> int:
-        return number
-
-    ids = [handle.execution_id for handle in executor.enqueue_many([work.bind(number) for number in range(40)])]
-    storages = [one._desk.storage for one in (executor, other)]
-    for storage, owner in zip(storages, "ab", strict=True):
-        storage.register(incarnation(owner))
-    gate = held_before_commit(monkeypatch, storages[0])
-    claiming = in_thread(storages[0].claim, ids, limit=1, executor_id="a")
+    storage, other = open_storage(database_url), open_storage(database_url)
+    storage.register(incarnation("a"))
+    other.register(incarnation("b"))
+    ids = enqueue(storage, 40)
+    gate = held_before_commit(monkeypatch, storage)
+    claiming = in_thread(storage.claim, ids, limit=1, executor_id="a")
     gate.wait_for_arrivals()
-    taken = storages[1].claim(ids, limit=40, executor_id="b")
+    assert len(claim(other, ids, "b")) == 39
     gate.open()
     assert len(claiming.result(PATIENCE)) == 1
-    assert len(taken) == 39
-    for storage in storages:
-        storage.database.retire()
 
 
 def test_a_claim_takes_what_is_left_of_what_was_seen(database_url: str) -> None:
     """What others have taken since is passed over."""
-    executor = DurableExecutor(database_url)
-
-    @executor.task
-    def work(number: int) -> int:
-        return number
-
-    ids = [handle.execution_id for handle in executor.enqueue_many([work.bind(number) for number in range(4)])]
-    storage = executor._desk.storage
+    storage = open_storage(database_url)
     storage.register(incarnation("a"))
-    assert [one.execution_id for one in storage.claim(ids, limit=2, executor_id="a")] == ids[:2]
-    assert [one.execution_id for one in storage.claim(ids, limit=1, executor_id="a")] == ids[2:3]
-    storage.database.retire()
+    ids = enqueue(storage, 4)
+    taken = claim(storage, ids[:2], "a")
+    (next_one,) = storage.claim(ids, limit=1, executor_id="a")
+    assert next_one.execution_id in ids[2:]
+    assert len(taken) == 2
 
 
 WRITE_WITHOUT_PAUSE = """
@@ -91,11 +77,8 @@ WRITE_WITHOUT_PAUSE = """
 
 def test_who_writes_without_pause_leaves_room_for_others(sqlite_url: str) -> None:
     """SQLite's lock is free for microseconds, between two transactions of another process, and that is enough."""
-    executor = DurableExecutor(sqlite_url)
-    executor.migrate()
-    database = executor._desk.storage.database
+    database = open_storage(sqlite_url).database
     with Script(WRITE_WITHOUT_PAUSE, str(make_url(sqlite_url).database)) as other:
         assert other.hear() == "writing"
         for _ in range(20):
             database.transact("write", lambda _transaction: None)
-    executor.shutdown()

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import event, text
 
-from durable_sync import DurableExecutor
+from tests.races.holding import enqueue, open_storage
 
 IDLE = "UPDATE durable_executions SET status = 'completed', lane = NULL, finished_at = 1"
 BUSY = "UPDATE durable_executions SET status = 'ready', lane = 0, finished_at = NULL"
@@ -14,14 +14,8 @@ BUSY = "UPDATE durable_executions SET status = 'ready', lane = 0, finished_at = 
 
 def test_ids_are_looked_up_by_their_own_index(postgres_url: str) -> None:
     """A queue that has filled since is not walked through for each of the ids."""
-    executor = DurableExecutor(postgres_url)
-
-    @executor.task
-    def work(number: int) -> int:
-        return number
-
-    ids = [handle.execution_id for handle in executor.enqueue_many([work.bind(number) for number in range(2_000)])]
-    storage = executor._desk.storage
+    storage = open_storage(postgres_url)
+    ids = enqueue(storage, 2_000)
     database = storage.database
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         for statement in (IDLE, "VACUUM ANALYZE durable_executions", BUSY):
@@ -43,4 +37,3 @@ def test_ids_are_looked_up_by_their_own_index(postgres_url: str) -> None:
     for plan in plans.values():
         assert "durable_executions_pkey" in plan
         assert "ix_durable_executions" not in plan
-    executor.shutdown()
