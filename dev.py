@@ -57,7 +57,16 @@ FAULTS = [
     ("report", ["python", "-m", "tests.faults.report"]),
 ]
 # The rows of the laboratory that take no special rig, in their short form.
-SHORT_ROWS = ["test_mutants.py", "test_kills.py", "test_commits.py", "test_cancels.py"]
+SHORT_ROWS = [
+    "test_mutants.py",
+    "test_kills.py",
+    "test_commits.py",
+    "test_cancels.py",
+    "test_network.py",
+    "test_sqlite.py",
+    "test_user_engines.py",
+    "test_stuck_threads.py",
+]
 SHORT_FAULTS = [("faults, in short", ["pytest", *("tests/faults/" + row for row in SHORT_ROWS)])]
 BENCH = [("bench", ["python", "-m", "benchmarks"])]
 DOCS = [("sphinx", ["sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "docs/_build/html"])]

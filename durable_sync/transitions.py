@@ -111,15 +111,7 @@ class Transition:
 
     def shape(self) -> tuple[object, ...]:
         """Equal for transitions that one statement can apply, with only parameters differing."""
-        forms = tuple(
-            (column, None if value is None else type(value) if _is_form(value) else "parameter")
-            for column, value in self.values.items()
-        )
-        return (self.name, self.target, forms)
-
-
-def _is_form(value: Value) -> bool:
-    return isinstance(value, Now | Plus | FirstTime | Lane)
+        return (self.name, self.target, *self.values, *map(type, self.values.values()))
 
 
 _READY = frozenset({ExecutionStatus.READY})

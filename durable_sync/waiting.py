@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from contextlib import ExitStack
 from datetime import timedelta
@@ -85,11 +85,10 @@ def _any_failed(handles: Iterable[TaskHandle[Any]]) -> bool:
 class _Arrivals(Generic[R]):
     """The handles of a set as they finish. `all_at_once`: nobody is woken before all have."""
 
-    def __init__(self, handles: Iterable[TaskHandle[R]], *, all_at_once: bool = False) -> None:
-        self._by_id: dict[str, list[TaskHandle[R]]] = {}
+    def __init__(self, handles: Set[TaskHandle[R]], *, all_at_once: bool = False) -> None:
+        self._by_id = {handle.execution_id: handle for handle in handles}
         self._desks: dict[Desk, list[str]] = {}
         for handle in handles:
-            self._by_id.setdefault(handle.execution_id, []).append(handle)
             self._desks.setdefault(handle.desk, []).append(handle.execution_id)
         self._all_at_once = all_at_once
         self._missing = set(self._by_id)
@@ -122,7 +121,9 @@ class _Arrivals(Generic[R]):
         while True:
             self._enough.clear()
             while self._finished:
-                arrived += self._by_id.pop(self._finished.popleft(), ())
+                handle = self._by_id.pop(self._finished.popleft(), None)
+                if handle is not None:
+                    arrived.append(handle)
             left = min(deadline - time.monotonic(), 3600.0)
             if not self._by_id or (arrived and not self._all_at_once) or left <= 0:
                 return arrived

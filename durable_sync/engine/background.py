@@ -165,7 +165,8 @@ class Background:
     def _freed(self) -> None:
         if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
             self.claimer.wake()
-        self._ended.set()
+        if not self._ended.is_set():
+            self._ended.set()
 
     def _given_up(self, attempt: Attempt) -> None:
         self.recorder.put(attempt, Outcome(self._runner.judge_given_up(attempt)))

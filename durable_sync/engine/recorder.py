@@ -25,6 +25,9 @@ __all__ = ["Recorder"]
 
 _SPACING_SECONDS = 0.005
 """The next batch is given so long to gather, unless there are `_ENOUGH`: each costs as much as many outcomes."""
+_SPACING_OF_MANY = 0.02
+"""The same after a batch of `_MANY`: where so much ends, a batch must not be of a few."""
+_MANY = 20
 _ENOUGH = 100
 _MAX_BATCH = 500
 _BYTES_A_BIRTH = 400
@@ -119,21 +122,23 @@ class Recorder(Loop):
     def step(self) -> float:
         """Writes one batch; the next has gathered meanwhile, or is given a little time to."""
         with self._turn:
-            delay = self._write_batch()
-        if not delay and len(self._waiting) < _ENOUGH:
+            written = self._write_batch()
+        if not written:
+            return float("inf")
+        if len(self._waiting) < _ENOUGH:
             # Not cut short by a wake: what comes within this time goes together.
-            self._stopping.wait(_SPACING_SECONDS)
-        return delay
+            self._stopping.wait(_SPACING_OF_MANY if written >= _MANY else _SPACING_SECONDS)
+        return 0.0
 
-    def _write_batch(self) -> float:
+    def _write_batch(self) -> int:
         if not self._batch:
             self._batch = self._gather()
-        if not self._batch:
-            return float("inf")
-        self._save_last_progress(self._batch)
-        self._write(list(self._batch))
-        self._uncertain = False
-        return 0.0
+        batch = list(self._batch)
+        if batch:
+            self._save_last_progress(batch)
+            self._write(batch)
+            self._uncertain = False
+        return len(batch)
 
     def _gather(self) -> list[_Entry]:
         batch: list[_Entry] = []

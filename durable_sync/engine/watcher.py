@@ -33,7 +33,7 @@ class Watcher(Loop):
         self._storage = storage
         self._poll_interval = poll_interval
         self._watched_lock = threading.Lock()
-        self._watched: dict[str, list[Callable[[str], None]]] = {}
+        self._watched: dict[str, tuple[Callable[[str], None], ...]] = {}
         self._turn: Iterator[str] = iter(())
         self._youngest = 0.0
         self._next_look = float("inf")
@@ -43,9 +43,12 @@ class Watcher(Loop):
 
         That the database is looked into for them begins with `attend`.
         """
+        # Shared: a list for each of very many would keep Python's garbage collector busy.
+        alone = (callback,)
         with self._watched_lock:
             for execution_id in execution_ids:
-                self._watched.setdefault(execution_id, []).append(callback)
+                others = self._watched.get(execution_id)
+                self._watched[execution_id] = alone if others is None else (*others, callback)
 
     def attend(self) -> None:
         """Looks after what is watched: soon, and then less and less often."""
@@ -61,13 +64,13 @@ class Watcher(Loop):
         """Takes back `watch`."""
         with self._watched_lock:
             for execution_id in execution_ids:
-                callbacks = self._watched.get(execution_id, [])
-                if callback in callbacks:
-                    callbacks.remove(callback)
-                if not callbacks:
-                    self._watched.pop(execution_id, None)
+                left = list(self._watched.pop(execution_id, ()))
+                if callback in left:
+                    left.remove(callback)
+                if left:
+                    self._watched[execution_id] = tuple(left)
 
-    def release(self) -> dict[str, list[Callable[[str], None]]]:
+    def release(self) -> dict[str, tuple[Callable[[str], None], ...]]:
         """Forgets all that is watched, and returns it."""
         with self._watched_lock:
             watched, self._watched = self._watched, {}
@@ -82,7 +85,7 @@ class Watcher(Loop):
         """Tells that these have finished: seen in this process, or heard from another."""
         for execution_id in execution_ids:
             with self._watched_lock:
-                callbacks = self._watched.pop(execution_id, [])
+                callbacks = self._watched.pop(execution_id, ())
             for callback in callbacks:
                 self._call(callback, execution_id)
 

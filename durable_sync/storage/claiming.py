@@ -30,8 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from durable_sync.execution import ExecutionStatus
+from durable_sync.storage.fetching import Fetch, fetch_of
 from durable_sync.storage.records import ClaimedExecution
-from durable_sync.storage.statements import Sql, parameters_of, update_for, without_index
+from durable_sync.storage.statements import Sql, parameters_of, rendered, update_for, without_index
 from durable_sync.transitions import ORDINARY_LANE, claim
 
 __all__ = ["Glimpse", "peek", "take"]
@@ -70,16 +71,11 @@ def peek(
     """
     tasks = list(queues)
     wanted = tuple((task, tuple(names)) for task, names in queues.items())
-    statements = sql.built_last(
-        ("peek", lane, discovers), wanted, lambda: _looks(sql, queues, lane, discovers=discovers)
-    )
-    rows: list[Any] = []
-    for statement in statements:
-        rows += _all(connection, statement, {"v_limit": limit})
-    return _read(rows, tasks)
+    looks = sql.built_last(("peek", lane, discovers), wanted, lambda: _looks(sql, queues, lane, discovers=discovers))
+    return _read([row for look in looks for row in look(connection, {"v_limit": limit})], tasks)
 
 
-def _looks(sql: Sql, queues: Mapping[str, Sequence[str]], lane: int, *, discovers: bool) -> list[Any]:
+def _looks(sql: Sql, queues: Mapping[str, Sequence[str]], lane: int, *, discovers: bool) -> list[Fetch]:
     """One statement, unless there are very many tasks and queues."""
     tasks = list(queues)
     branches = [_candidates(sql, task, queue, lane) for task in tasks for queue in queues[task]]
@@ -89,7 +85,7 @@ def _looks(sql: Sql, queues: Mapping[str, Sequence[str]], lane: int, *, discover
         for place, task in enumerate(tasks):
             branches += _other_queues(sql, lane, place, task, sorted(queues[task]))
     return [
-        union_all(*(select(branch.subquery()) for branch in branches[start : start + _MAX_BRANCHES]))
+        fetch_of(sql, union_all(*(select(branch.subquery()) for branch in branches[start : start + _MAX_BRANCHES])))
         for start in range(0, len(branches), _MAX_BRANCHES)
     ]
 
@@ -172,19 +168,16 @@ def take(
     sql: Sql, connection: Connection, *, candidates: Sequence[str], limit: int, executor_id: str
 ) -> list[ClaimedExecution]:
     """Claims up to `limit` of the candidates that may still be claimed; nothing is won before COMMIT returns."""
-    chosen = list(candidates if sql.dialect.claims_from_many else candidates[:limit])
-    given = {"v_ids": chosen, "v_owner": executor_id, "v_limit": limit, **parameters_of(claim(executor_id))}
+    given = {"v_ids": list(candidates), "v_owner": executor_id, "v_limit": limit, **parameters_of(claim(executor_id))}
     if sql.dialect.update_returning:
-        rows = _all(connection, sql.built("claim", lambda: _claiming(sql)), given)
+        rows = sql.built("claim", lambda: Fetch(_claiming(sql)))(connection, given)
+    elif sql.dialect.single_writer:
+        rows = _take_alone(sql, connection, given)
     else:
-        rows = _take_in_two_steps(sql, connection, given)
+        rows = _take_among_others(sql, connection, given)
     order = {name: place for place, name in enumerate(candidates)}
-    return sorted((ClaimedExecution.from_row(row) for row in rows), key=lambda claimed: order[claimed.execution_id])
-
-
-def _all(connection: Connection, statement: Any, given: Mapping[str, Any]) -> list[Any]:
-    result: Any = connection.execute(statement, given)
-    return list(result)
+    claimed = [ClaimedExecution.from_values(row) for row in rows]
+    return sorted(claimed, key=lambda one: order[one.execution_id])
 
 
 def _guarded(sql: Sql) -> Update:
@@ -195,31 +188,49 @@ def _guarded(sql: Sql) -> Update:
 
 
 def _claiming(sql: Sql) -> Any:
-    c = sql.executions.c
-    free = _lockable(sql)
-    # Elsewhere a CTE, because a planner may run a subquery with LIMIT more than once.
-    chosen = c.id.in_(free) if sql.dialect.single_writer else c.id == free.cte("picked").c.id
-    statement: Any = _guarded(sql).where(chosen)
+    # A CTE, because a planner may run a subquery with LIMIT more than once.
+    picked = _lockable(sql).cte("picked")
+    statement: Any = _guarded(sql).where(sql.executions.c.id == picked.c.id)
     return statement.returning(*_claimed_columns(sql))
 
 
-def _take_in_two_steps(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Any]:
+def _take_alone(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Sequence[Any]]:
+    """Where nobody else writes before COMMIT: what the rows will be is read first, and then they are made so."""
     c = sql.executions.c
-    if sql.dialect.skip_locked:
-        chosen = _locked(sql, connection, given["v_ids"], given["v_limit"])
-        if not chosen:
-            return []
-        given = {**given, "v_ids": chosen}
-    among = sql.dialect.is_among(c.id, "v_ids")
-    connection.execute(sql.built("claim", lambda: _guarded(sql).where(among)), given)
-    # Running rows of ours among the candidates are those just won: before, they were ready.
+    free = sql.built(
+        "claimable",
+        lambda: fetch_of(sql, _lockable(sql).with_only_columns(*_columns_to_be(sql)), c.input, c.error),
+    )
+    rows = free(connection, given)
+    return rows if _take_named(sql, connection, [row[0] for row in rows], given) else []
+
+
+def _take_among_others(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Sequence[Any]]:
+    c = sql.executions.c
+    ids, limit = given["v_ids"], given["v_limit"]
+    chosen = _locked(sql, connection, ids, limit) if sql.dialect.skip_locked else ids[:limit]
+    if not _take_named(sql, connection, chosen, given):
+        return []
+    # Running rows of ours among the chosen are those just won: before, they were ready.
     mine = sql.built(
         "claimed",
-        lambda: select(*_claimed_columns(sql)).where(
-            among, c.status == ExecutionStatus.RUNNING, c.executor_id == bindparam("v_owner")
+        lambda: Fetch(
+            select(*_claimed_columns(sql)).where(
+                sql.dialect.is_among(c.id, "v_ids"),
+                c.status == ExecutionStatus.RUNNING,
+                c.executor_id == bindparam("v_owner"),
+            )
         ),
     )
-    return _all(connection, mine, given)
+    return mine(connection, {**given, "v_ids": chosen})
+
+
+def _take_named(sql: Sql, connection: Connection, ids: Sequence[str], given: Mapping[str, Any]) -> bool:
+    """Claims those of these that may be claimed; False if there were none."""
+    if not ids:
+        return False
+    statement = sql.built("claim", lambda: _guarded(sql).where(sql.dialect.is_among(sql.executions.c.id, "v_ids")))
+    return connection.execute(statement, {**given, "v_ids": ids}).rowcount > 0
 
 
 def _locked(sql: Sql, connection: Connection, ids: Sequence[str], limit: int) -> list[str]:
@@ -249,26 +260,10 @@ def _lockable(sql: Sql) -> Any:
 
 
 def _claimed_columns(sql: Sql) -> list[Any]:
-    c = sql.executions.c
-    return [
-        c.id,
-        c.task_id,
-        c.claim_token,
-        c.starts,
-        c.failures,
-        c.recoveries,
-        c.max_recoveries,
-        c.idle_for,
-        c.first_started_at,
-        c.started_at,
-        c.timeout,
-        c.max_retries,
-        c.queue,
-        c.priority,
-        c.root_id,
-        c.parent_id,
-        c.child_index,
-        c.input,
-        c.input_from,
-        c.error,
-    ]
+    return [sql.executions.c[name] for name in ClaimedExecution.COLUMNS]
+
+
+def _columns_to_be(sql: Sql) -> list[Any]:
+    """The same as a claim will leave them."""
+    changed = {name: null() if value is None else value for name, value in rendered(sql, claim("")).items()}
+    return [changed.get(name, sql.executions.c[name]).label(name) for name in ClaimedExecution.COLUMNS]

@@ -38,10 +38,13 @@ class Recorded:
     effects: Effects = field(factory=Effects)
 
 
-def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool) -> Recorded:
+def record(
+    sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool, hopeful: bool = False
+) -> Recorded:
     """Writes the outcomes whose claims still hold, with the children that are born and what parents do about it.
 
-    `uncertain`: an earlier try may have committed, so outcomes that are there already count as written.
+    `uncertain`: an earlier try may have committed, so outcomes that are there already count as written. `hopeful`: see
+    `apply_fenced`.
     """
     known = _recorded(sql, connection, outcomes) if uncertain else set[tuple[str, int]]()
     recorded = Recorded(set(known))
@@ -49,7 +52,7 @@ def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, unce
     lock_trees(sql, connection, (outcome.lineage.root_id for outcome in fresh if outcome.lineage is not None))
     with_keys = [outcome for outcome in fresh if any(birth.key is not None for birth in outcome.births)]
     written = [outcome for outcome in fresh if outcome not in with_keys] if with_keys else fresh
-    recorded.won |= apply_fenced(sql, connection, written)
+    recorded.won |= apply_fenced(sql, connection, written, hopeful=hopeful)
     born = [birth for outcome in written if outcome.identity in recorded.won for birth in outcome.births]
     if born:
         enqueue(sql, connection, born, uncertain=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from attrs import frozen
 
@@ -81,28 +82,77 @@ class ClaimedExecution:
     input_from: str | None
     error: str | None
 
+    COLUMNS: ClassVar = (
+        "id",
+        "task_id",
+        "claim_token",
+        "starts",
+        "failures",
+        "recoveries",
+        "max_recoveries",
+        "idle_for",
+        "first_started_at",
+        "started_at",
+        "timeout",
+        "max_retries",
+        "queue",
+        "priority",
+        "root_id",
+        "parent_id",
+        "child_index",
+        "input",
+        "input_from",
+        "error",
+    )
+    """What a claim reads."""
+
     @classmethod
-    def from_row(cls, row: Any) -> ClaimedExecution:
-        """Reads a row of the claiming statement."""
+    def from_values(cls, values: Sequence[Any]) -> ClaimedExecution:
+        """Reads the values of `COLUMNS`."""
+        (
+            execution_id,
+            task_id,
+            claim_token,
+            starts,
+            failures,
+            recoveries,
+            max_recoveries,
+            idle_for,
+            first_started_at,
+            started_at,
+            timeout,
+            max_retries,
+            queue,
+            priority,
+            root_id,
+            parent_id,
+            child_index,
+            given,
+            input_from,
+            error,
+        ) = values
+        lineage = None
+        if parent_id is not None:
+            lineage = Lineage(root_id=root_id, parent_id=parent_id, child_index=child_index)
         return cls(
-            execution_id=row.id,
-            task_id=row.task_id,
-            claim_token=row.claim_token,
-            starts=row.starts,
-            failures=row.failures,
-            recoveries=row.recoveries,
-            max_recoveries=row.max_recoveries,
-            idle_for=row.idle_for,
-            first_started_at=row.first_started_at,
-            started_at=row.started_at,
-            timeout=row.timeout,
-            max_retries=row.max_retries,
-            queue=row.queue,
-            priority=row.priority,
-            lineage=Lineage.from_row(row),
-            input=row.input,
-            input_from=row.input_from,
-            error=row.error,
+            execution_id=execution_id,
+            task_id=task_id,
+            claim_token=claim_token,
+            starts=starts,
+            failures=failures,
+            recoveries=recoveries,
+            max_recoveries=max_recoveries,
+            idle_for=idle_for,
+            first_started_at=first_started_at,
+            started_at=started_at,
+            timeout=timeout,
+            max_retries=max_retries,
+            queue=queue,
+            priority=priority,
+            lineage=lineage,
+            input=given,
+            input_from=input_from,
+            error=error,
         )
 
     @classmethod

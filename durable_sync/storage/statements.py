@@ -40,7 +40,18 @@ from durable_sync.transitions import (
     Value,
 )
 
-__all__ = ["BULKY", "Fenced", "Sql", "apply_fenced", "apply_to", "parameters_of", "update_for", "without_index"]
+__all__ = [
+    "BULKY",
+    "Fenced",
+    "NotAllHeldError",
+    "Sql",
+    "apply_fenced",
+    "apply_to",
+    "parameters_of",
+    "rendered",
+    "update_for",
+    "without_index",
+]
 
 T = TypeVar("T")
 
@@ -127,7 +138,7 @@ def update_for(sql: Sql, transition: Transition) -> Update:
     return (
         update(table)
         .where(sql.dialect.is_in(table.c.status, sorted(transition.sources)))
-        .values(status=transition.target, **_rendered(sql, transition))
+        .values(status=transition.target, **rendered(sql, transition))
     )
 
 
@@ -142,8 +153,9 @@ def without_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def parameters_of(transition: Transition) -> dict[str, Any]:
     """What the statement of the transition's shape is run with."""
-    given = {f"v_{name}": _parameter(value) for name, value in transition.values.items()}
-    return {name: value for name, value in given.items() if value is not _CONSTANT}
+    return {
+        f"v_{name}": given for name, value in transition.values.items() if (given := _parameter(value)) is not _CONSTANT
+    }
 
 
 def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> int:
@@ -159,10 +171,17 @@ def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: T
     return applied
 
 
-def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) -> set[tuple[str, int]]:
+class NotAllHeldError(Exception):
+    """Of changes that were expected to hold, some did not, and which is not known: the transaction must not commit."""
+
+
+def apply_fenced(
+    sql: Sql, connection: Connection, changes: Iterable[Fenced], *, hopeful: bool = False
+) -> set[tuple[str, int]]:
     """Applies fenced transitions; returns the (execution id, claim token) of those that held.
 
-    There may be several of one execution, under different tokens.
+    There may be several of one execution, under different tokens. `hopeful`: where that saves a statement, all are
+    expected to hold, and NotAllHeldError is raised if they don't.
     """
     groups: dict[tuple[object, ...], list[Fenced]] = {}
     for change in changes:
@@ -170,7 +189,7 @@ def apply_fenced(sql: Sql, connection: Connection, changes: Iterable[Fenced]) ->
     won: set[tuple[str, int]] = set()
     for group in _bulky_apart(groups.values()):
         for start in range(0, len(group), _MAX_ROWS):
-            won |= _apply_group(sql, connection, group[start : start + _MAX_ROWS])
+            won |= _apply_group(sql, connection, group[start : start + _MAX_ROWS], hopeful=hopeful)
     return won
 
 
@@ -191,17 +210,15 @@ def _is_bulky(transition: Transition) -> bool:
     return any(isinstance(value, str) and len(value) > BULKY for value in transition.values.values())
 
 
-def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tuple[str, int]]:
+def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced], *, hopeful: bool) -> set[tuple[str, int]]:
     if len(group) == 1:
         return {group[0].identity} if _apply_each(sql, connection, group) == 1 else set()
-    if sql.dialect.single_writer:
-        # Nobody can write between two statements, so a full count is an answer.
-        with connection.begin_nested() as savepoint:
-            if _apply_all(sql, connection, group) == len(group):
-                return {change.identity for change in group}
-            savepoint.rollback()
-    elif sql.dialect.json_rows and sql.dialect.update_returning:
+    if sql.dialect.json_rows and sql.dialect.update_returning:
         return _apply_returning(sql, connection, group)
+    if sql.dialect.single_writer and hopeful:
+        if _apply_all(sql, connection, group) != len(group):
+            raise NotAllHeldError
+        return {change.identity for change in group}
     held = _held(sql, connection, group)
     _apply_all(sql, connection, [change for change in group if change.identity in held])
     return held
@@ -248,7 +265,7 @@ def _fenced_update(sql: Sql, transition: Transition) -> Update:
             t.c.claim_token == bindparam("v_token"),
             t.c.status == ExecutionStatus.RUNNING,
         )
-        .values(status=transition.target, **_rendered(sql, transition))
+        .values(status=transition.target, **rendered(sql, transition))
     )
 
 
@@ -278,20 +295,22 @@ def _apply_returning(sql: Sql, connection: Connection, group: Sequence[Fenced]) 
 
 def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
     """The changes, in texts that fit a packet."""
-    rows: list[str] = []
+    rows: list[list[Any]] = []
     size = 0
     for change in group:
-        row = _encode_row(_row_of(change))
-        if size + len(row) > MAX_PACKET // 2:
-            yield f"[{','.join(rows)}]"
+        row = _row_of(change)
+        # Quotes are escaped twice, so that a text may double twice.
+        length = 4 * sum(len(value) for value in row if isinstance(value, str))
+        if rows and size + length > MAX_PACKET:
+            yield _encode(rows)
             rows, size = [], 0
         rows.append(row)
-        size += len(row)
-    yield f"[{','.join(rows)}]"
+        size += length
+    yield _encode(rows)
 
 
 # Not as ASCII: half a character, which no database takes, must not come through as an escape.
-_encode_row = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _update_by_json(sql: Sql, transition: Transition) -> Any:
@@ -311,7 +330,8 @@ def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:
 
 def _row_of(change: Fenced) -> list[Any]:
     """In the order of `_types_of`."""
-    return [change.execution_id, change.claim_token, *parameters_of(change.transition).values()]
+    varying = [given for value in change.transition.values.values() if (given := _parameter(value)) is not _CONSTANT]
+    return [change.execution_id, change.claim_token, *varying]
 
 
 def _fenced_update_from(sql: Sql, transition: Transition, v: FromClause) -> Any:
@@ -334,18 +354,15 @@ _CONSTANT = object()
 
 
 def _parameter(value: Value) -> Any:
-    match value:
-        case None | FirstTime() | Lane():
-            return _CONSTANT
-        case Now(after):
-            return after
-        case Plus(amount):
-            return amount
-        case _:
-            return value
+    # What there is most of comes first: this is asked of every column of every outcome.
+    if value is None or isinstance(value, FirstTime | Lane):
+        return _CONSTANT
+    if isinstance(value, Now):
+        return value.after
+    return value.amount if isinstance(value, Plus) else value
 
 
-def _rendered(sql: Sql, transition: Transition) -> dict[str, ColumnElement[Any] | None]:
+def rendered(sql: Sql, transition: Transition) -> dict[str, ColumnElement[Any] | None]:
     """The columns of a transition as SQL, with a parameter for all in which others of its shape may differ."""
     now, t = sql.now(), sql.executions
     return {

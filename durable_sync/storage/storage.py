@@ -34,7 +34,7 @@ from durable_sync.storage.leases import Incarnation, Reaped, Survey
 from durable_sync.storage.recording import ProgressMade, Recorded
 from durable_sync.storage.records import ClaimedExecution, NewExecution, OutputRow, StoredExecution, TreeRow
 from durable_sync.storage.sleepers import Awakening, FormerSleeper
-from durable_sync.storage.statements import Fenced, Sql
+from durable_sync.storage.statements import Fenced, NotAllHeldError, Sql
 from durable_sync.storage.tables import Tables
 from durable_sync.storage.trees import Effects
 from durable_sync.transitions import cancel
@@ -266,10 +266,19 @@ class Storage:
 
         `uncertain`: an earlier call with these outcomes ended in an outage.
         """
-        return self.database.transact(
-            "record",
-            lambda tx: recording.record(self.sql, tx.connection, outcomes, uncertain=uncertain or tx.uncertain),
-        )
+
+        def write(*, hopeful: bool) -> Recorded:
+            return self.database.transact(
+                "record",
+                lambda tx: recording.record(
+                    self.sql, tx.connection, outcomes, uncertain=uncertain or tx.uncertain, hopeful=hopeful
+                ),
+            )
+
+        try:
+            return write(hopeful=True)
+        except NotAllHeldError:
+            return write(hopeful=False)
 
     def save_progress(self, made: Sequence[ProgressMade]) -> None:
         """Writes how far running attempts say they are."""

@@ -7,7 +7,7 @@ import json
 import pytest
 from sqlalchemy import create_engine
 
-from durable_sync import ConfigurationError, DurableExecutor
+from durable_sync import ConfigurationError, DurableExecutor, TaskContext
 from tests.behaviour.conftest import NewExecutor
 
 LIMIT = 8 * 1024 * 1024
@@ -40,6 +40,23 @@ def test_many_large_payloads_go_in_one_transaction(new_executor: NewExecutor) ->
     texts = [f"{n}" + "'" * 1_000_000 for n in range(24)]
     with executor:
         handles = executor.enqueue_many([echo.bind(text) for text in texts])
+        assert [handle.result(timeout=60) for handle in handles] == texts
+
+
+def test_long_and_short_ones_are_claimed_together(new_executor: NewExecutor) -> None:
+    """However long its input, and the error of the attempt before, an execution is claimed with them whole."""
+    executor = new_executor()
+
+    @executor.task(retry=1)
+    def echo(ctx: TaskContext, text: str) -> str:
+        if ctx.prev_error is None:
+            raise ValueError(text)
+        assert ctx.prev_error.message == text
+        return text
+
+    texts = [character * length for length in (1, 70_000, 2) for character in 'x"é\\\0']
+    handles = executor.enqueue_many([echo.bind(text) for text in texts])
+    with executor:
         assert [handle.result(timeout=60) for handle in handles] == texts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -176,7 +175,8 @@ class TwoExecutors(RuleBasedStateMachine):
         for found in claimed:
             identity = (found.execution_id, found.claim_token)
             assert identity not in self.claims, "a claim token was used twice"
-            assert found == ClaimedExecution.from_row(SimpleNamespace(**self.model.rows[found.execution_id]))
+            row = self.model.rows[found.execution_id]
+            assert found == ClaimedExecution.from_values([row[name] for name in ClaimedExecution.COLUMNS])
             self.claims[identity] = found
             self.starts[found.execution_id] += 1
         return claimed

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, FromClause, Insert, Table, bindparam
+from sqlalchemy import ColumnElement, FromClause, FunctionElement, Insert, Table, bindparam
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -64,7 +64,7 @@ class Dialect:
     @property
     def claims_from_many(self) -> bool:
         """A claim can be given more candidates than it may take, and takes the first that are free."""
-        return self.update_returning or self.skip_locked
+        return self.update_returning or self.skip_locked or self.single_writer
 
     def now(self) -> ColumnElement[int]:
         """The database's present time in microseconds, evaluated when the row is met."""
@@ -127,6 +127,10 @@ class Dialect:
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
         """The rows that the parameter `name` lists as JSON arrays, with these columns; see `json_rows`."""
         raise NotImplementedError("this database is given its rows one by one")
+
+    def listed_as_json(self, columns: Iterable[ColumnElement[Any]]) -> FunctionElement[str] | None:
+        """All rows of a SELECT as one JSON text, an array of arrays; None where rows are fetched as fast one by one."""
+        return None
 
     def fault(self, error: BaseException) -> Fault | None:
         """What a failed transaction means; None if it isn't the database's doing."""

@@ -7,13 +7,14 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     FromClause,
+    FunctionElement,
     Insert,
     Table,
     Text,
@@ -54,7 +55,6 @@ class _JsonList(TypeDecorator[Any]):
 class SQLite(Dialect):
     """An embedded file in WAL mode with full durability; one writer at a time."""
 
-    update_returning = True
     single_writer = True
     in_process = True
     json_rows = sqlite3.sqlite_version_info >= _HAS_JSON
@@ -107,6 +107,10 @@ class SQLite(Dialect):
             for place, (column, type_) in enumerate(types.items())
         ]
         return select(*columns).subquery("v")
+
+    def listed_as_json(self, columns: Iterable[ColumnElement[Any]]) -> FunctionElement[str] | None:
+        # Each row that the driver fetches lets go of the interpreter, too.
+        return func.json_group_array(func.json_array(*columns)) if self.json_rows else None
 
     def insert_unless_taken(self, table: Table) -> Insert | None:
         from sqlalchemy.dialects.sqlite import insert
