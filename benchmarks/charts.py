@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import matplotlib
 from attrs import frozen
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from benchmarks.figures import Figure, Measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 __all__ = ["CHARTS", "DIRECTORY", "Chart", "draw"]
 
@@ -62,6 +63,11 @@ def _all_of(measured: Sequence[Measured]) -> dict[str, list[Figure]]:
 
 
 def _save(chart: Chart, figures: ByDatabase, path: Path) -> None:
+    # Not before there is something to draw: it doubles what Python's garbage collector has to look through, and the
+    # figures are taken in this process.
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(9, chart.height), layout="constrained")
         chart.paint(canvas, figures)

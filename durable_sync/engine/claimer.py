@@ -20,15 +20,19 @@ from durable_sync.transitions import ORDINARY_LANE, SOLO_LANE, SUSPECT_LANE
 
 __all__ = ["Claimer", "Pace"]
 
-_PREFETCH_SECONDS = 0.04
+_PREFETCH_SECONDS = 0.05
 """What is claimed beyond the free workers should start within this time."""
 _MAX_PREFETCH = 500
-_REFILL_BELOW = 0.7
-"""Of what is prefetched: what is left lasts as long as a claim. Refilling by handfuls would cost a commit each."""
-_QUEUED_TOO_LONG = 0.06
+_LEAST_RESERVE, _MOST_RESERVE = 0.25, 0.75
+"""Of what is prefetched: what is left when it pays to claim again. Refilling by handfuls would cost a commit each."""
+_RESERVED_CLAIMS = 2.0
+"""What is left should last as long as so many claims, as they are of late."""
+_QUEUED_TOO_LONG = 0.07
 """What has been claimed and waited for so long is given back."""
 _STANDSTILL = 0.03
 """What waits here is given back, too, once no worker has begun on anything for so long."""
+_HELD_UP = 0.015
+"""Who is so late for a look was held up himself, and so were the workers: by Python's garbage collector, say."""
 _LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
@@ -94,6 +98,7 @@ class Claimer(Loop):
         self._poll = poll_interval
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
+        self._looked_at = 0.0
         self._claimed_at = float("-inf")
         self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
@@ -103,6 +108,8 @@ class Claimer(Loop):
         self._quarantine = Quarantine(attempts, pool)
         self.backlog = True
         """There may be more to claim than the last look took."""
+        self._claim_seconds = 0.0
+        """What a claim takes: the longest of late, slowly forgotten."""
         self.refill_at = 0
         """The pool's room at which it pays to claim again."""
 
@@ -119,15 +126,18 @@ class Claimer(Loop):
     def step(self) -> float:
         """Claims what fits; returns when to look again."""
         hinted, self._hinted = self._hinted, False
+        self._looked_at = time.monotonic()
+        planned, self._planned = self._planned, float("inf")
+        if self._looked_at - planned <= _HELD_UP:
+            self._release_stale()
         delay = self._claim_what_fits()
         now = time.monotonic()
         if hinted:
-            delay = max(min(delay, self._planned - now), 0.0)
+            delay = max(min(delay, planned - now), 0.0)
         self._planned = now + delay
         return delay
 
     def _claim_what_fits(self) -> float:
-        self._release_stale()
         # Read before the lease is asked: should it change, the claim fails instead of having an unknown owner.
         executor_id = self._lease.executor_id
         tasks = [task.id for task in self._registry]
@@ -175,7 +185,8 @@ class Claimer(Loop):
 
     def _enough(self) -> int:
         """What may wait here without a refill."""
-        return int(self._prefetch() * _REFILL_BELOW)
+        reserve = _RESERVED_CLAIMS * self._claim_seconds / _PREFETCH_SECONDS
+        return int(self._prefetch() * min(max(reserve, _LEAST_RESERVE), _MOST_RESERVE))
 
     def _prefetch(self) -> int:
         return min(self._pace.startable(self._pool.size, _PREFETCH_SECONDS), _MAX_PREFETCH)
@@ -221,6 +232,7 @@ class Claimer(Loop):
         self._eagerness = min(self._eagerness * 2, self._max_eagerness) if contended else max(self._eagerness // 2, 1)
         if claimed:
             self._claimed_at = time.monotonic()
+            self._claim_seconds = max(self._claimed_at - self._looked_at, self._claim_seconds * 0.9)
             self.log.debug("claim: %d executions", len(claimed))
         return len(claimed)
 
