@@ -32,7 +32,10 @@ _QUEUED_TOO_LONG = 0.07
 _STANDSTILL = 0.03
 """What waits here is given back, too, once no worker has begun on anything for so long."""
 _HELD_UP = 0.015
-"""Who is so late for a look was held up himself, and so were the workers: by Python's garbage collector, say."""
+"""Who is so late for a look was held up himself, and so were the workers, by Python's garbage collector, say. What
+waited meanwhile counts as queued since then."""
+_HELD_UP_AGAIN = 0.2
+"""But not more often than this: where everything is slow, others may be quicker."""
 _LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
@@ -99,6 +102,7 @@ class Claimer(Loop):
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
         self._looked_at = 0.0
+        self._held_up_until = 0.0
         self._claimed_at = float("-inf")
         self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
@@ -128,8 +132,8 @@ class Claimer(Loop):
         hinted, self._hinted = self._hinted, False
         self._looked_at = time.monotonic()
         planned, self._planned = self._planned, float("inf")
-        if self._looked_at - planned <= _HELD_UP:
-            self._release_stale()
+        if self._looked_at - planned > _HELD_UP and self._looked_at - self._held_up_until > _HELD_UP_AGAIN:
+            self._held_up_until = self._looked_at
         delay = self._claim_what_fits()
         now = time.monotonic()
         if hinted:
@@ -138,6 +142,7 @@ class Claimer(Loop):
         return delay
 
     def _claim_what_fits(self) -> float:
+        self._release_stale()
         # Read before the lease is asked: should it change, the claim fails instead of having an unknown owner.
         executor_id = self._lease.executor_id
         tasks = [task.id for task in self._registry]
@@ -277,7 +282,7 @@ class Claimer(Loop):
         queued = [attempt.queued_at for attempt in attempts if not attempt.is_running and not attempt.is_settled]
         if not queued:
             return
-        now, oldest = time.monotonic(), min(queued)
+        now, oldest = time.monotonic(), max(min(queued), self._held_up_until)
         moved = max([attempt.started_at for attempt in attempts if attempt.is_running], default=0.0)
         if now - oldest <= _QUEUED_TOO_LONG and now - max(oldest, moved) <= _STANDSTILL:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import time
 from collections import Counter
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskHandle, TaskRegistry, as_completed
-from durable_sync.engine import watcher
+from durable_sync.engine import claimer, watcher
 from tests.behaviour.conftest import NewExecutor, fall_silent
 from tests.gates import Gate
 from tests.paths import every_path, one_database
@@ -115,6 +117,32 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytes
     wait_until(lambda: looks and time.monotonic() - looks[-1] > 0.5)
 
     assert caller.enqueue(work, 4).result(timeout=SOON) == 8
+
+
+def test_nothing_is_given_back_because_the_whole_process_stood_still(
+    new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While nobody had the interpreter, nobody could begin on anything, and what is queued goes on here."""
+    monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
+    monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
+    monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
+    executor = new_executor(max_workers=2)
+
+    @executor.task
+    def work() -> None:
+        time.sleep(0.05)
+
+    handles = executor.enqueue_many(work.bind() for _ in range(40))
+    caplog.set_level(logging.DEBUG, logger=claimer.__name__)
+    with executor:
+        background = executor._desk.background
+        assert background is not None
+        wait_until(lambda: background.pool.room < -4)
+        # In a call of this kind a thread keeps the interpreter to itself.
+        ctypes.PyDLL(None).usleep(1_500_000)
+        for handle in handles:
+            handle.result(timeout=SOON)
+    assert "gave back" not in caplog.text
 
 
 @every_path
