@@ -28,7 +28,7 @@ from durable_sync.storage.dialects import (
     with_driver,
 )
 
-__all__ = ["Database", "Transaction"]
+__all__ = ["Database", "Transaction", "UndoneError"]
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ _log = logging.getLogger(__name__)
 
 _CONTENTION_SECONDS = 2.0
 """Contention is retried this long even for an impatient caller: it passes by itself."""
+
+
+class UndoneError(Exception):
+    """Raised by work that wants its transaction undone; nothing is wrong with the connection."""
 
 
 class _WriterBusyError(TimeoutError):
@@ -146,7 +150,7 @@ class Database:
             return result
         except Exception as error:
             # What isn't the database's doing may be the driver's, which has lost its way on this connection.
-            broken = self.dialect.fault(error) in {Fault.OUTAGE, None}
+            broken = not isinstance(error, UndoneError) and self.dialect.fault(error) in {Fault.OUTAGE, None}
             raise
         finally:
             self.connections.give_back(lent, broken=broken)

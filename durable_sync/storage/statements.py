@@ -25,6 +25,7 @@ from sqlalchemy.engine import Connection
 
 from durable_sync.clock import Clock
 from durable_sync.execution import ExecutionStatus
+from durable_sync.storage.database import UndoneError
 from durable_sync.storage.dialects import MAX_PACKET, Dialect
 from durable_sync.storage.records import Lineage, NewExecution
 from durable_sync.storage.tables import Tables
@@ -171,7 +172,7 @@ def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: T
     return applied
 
 
-class NotAllHeldError(Exception):
+class NotAllHeldError(UndoneError):
     """Of changes that were expected to hold, some did not, and which is not known: the transaction must not commit."""
 
 

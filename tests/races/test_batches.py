@@ -22,8 +22,10 @@ def test_a_stale_outcome_is_the_only_one_of_its_batch_that_is_refused(database_u
     storage.record([_outcome(stale[0], complete("0"))], uncertain=False)
     storage.cancel(stale[1].execution_id, _ERROR, patience=0)
 
+    connections = storage.database.connections.raw_connections()
     batch = [_outcome(one, complete("1") if place < 3 else fail(_ERROR)) for place, one in enumerate(claimed)]
     recorded = storage.record(batch, uncertain=False)
+    assert storage.database.connections.raw_connections() == connections
 
     fresh = [one for one in claimed if one not in stale]
     assert recorded.won == {(one.execution_id, one.claim_token) for one in fresh}
