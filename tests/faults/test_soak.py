@@ -35,10 +35,10 @@ GROWTH = {
 
 def test_growth_is_what_goes_on() -> None:
     """A leak of a little each time is told from what was built once, late."""
-    leak = [{"objects": 30 * number} for number in range(200)]
-    late = [{"objects": 3_000 * (number > 160)} for number in range(200)]
-    assert growth(leak)["objects"] == pytest.approx(3_000, abs=100)
-    assert growth(late)["objects"] == 0
+    leak = [{"objects": 30 * number, "sockets": number // 20} for number in range(200)]
+    late = [{"objects": 3_000 * (number > 160), "sockets": 1} for number in range(200)]
+    assert growth(leak) == {"objects": pytest.approx(3_000, abs=100), "sockets": 5}
+    assert growth(late) == {"objects": 0, "sockets": 0}
 
 
 @pytest.mark.timeout(size(full=1200, short=180))
@@ -94,17 +94,23 @@ def read(figures: Path) -> list[dict[str, Any]]:
 
 
 def growth(held: list[dict[str, Any]]) -> dict[str, float]:
-    """By how much the end of a life is more than its middle, as the third part in between that grew least has it.
+    """By how much the end of a life is more than its middle.
 
-    What leaks grows in every part. What is built when it is first needed, a rare statement, grows in one.
+    Of memory it is what the third part in between that grew least has: what leaks grows in every part, and what is
+    built when it is first needed, a rare statement, grows in one.
     """
     marks = [round(len(held) * part) for part in (1 / 2, 2 / 3, 5 / 6, 1)]
 
-    def least(name: str, mark: int) -> float:
-        return min(one[name] for one in held[mark - WINDOW : mark])
+    def more(name: str, before: int, after: int) -> float:
+        return min(one[name] for one in held[after - WINDOW : after]) - min(
+            one[name] for one in held[before - WINDOW : before]
+        )
 
     return {
-        name: 3 * min(least(name, after) - least(name, before) for before, after in pairwise(marks)) for name in held[0]
+        name: 3 * min(more(name, *thirds) for thirds in pairwise(marks))
+        if name in {"rss", "objects"}
+        else more(name, marks[0], marks[-1])
+        for name in held[0]
     }
 
 
