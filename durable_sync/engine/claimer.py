@@ -33,9 +33,7 @@ _STANDSTILL = 0.03
 """What waits here is given back, too, once no worker has begun on anything for so long."""
 _HELD_UP = 0.015
 """Who is so late for a look was held up himself, and so were the workers, by Python's garbage collector, say. What
-waited meanwhile counts as queued since then."""
-_HELD_UP_AGAIN = 0.2
-"""But not more often than this: where everything is slow, others may be quicker."""
+waited meanwhile counts as queued since then; once, until more is claimed, for it may be held up again and again."""
 _LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
@@ -132,7 +130,7 @@ class Claimer(Loop):
         hinted, self._hinted = self._hinted, False
         self._looked_at = time.monotonic()
         planned, self._planned = self._planned, float("inf")
-        if self._looked_at - planned > _HELD_UP and self._looked_at - self._held_up_until > _HELD_UP_AGAIN:
+        if self._looked_at - planned > _HELD_UP and self._claimed_at > self._held_up_until:
             self._held_up_until = self._looked_at
         delay = self._claim_what_fits()
         now = time.monotonic()

@@ -63,7 +63,8 @@ class Loop:
 
     def wake(self) -> None:
         """Has the next step run now."""
-        # To ask costs a fifth of setting it, and each end of an attempt comes by here.
+        # To ask costs a fifth of setting it, and each end of an attempt comes by here. If it is set, `step` has not
+        # begun yet, and will see what the caller has done before: the interpreter's lock keeps that order.
         if not self._wake.is_set():
             self._wake.set()
 

@@ -64,11 +64,13 @@ class Watcher(Loop):
         """Takes back `watch`."""
         with self._watched_lock:
             for execution_id in execution_ids:
-                left = list(self._watched.pop(execution_id, ()))
+                left = list(self._watched.get(execution_id, ()))
                 if callback in left:
                     left.remove(callback)
                 if left:
                     self._watched[execution_id] = tuple(left)
+                else:
+                    self._watched.pop(execution_id, None)
 
     def release(self) -> dict[str, tuple[Callable[[str], None], ...]]:
         """Forgets all that is watched, and returns it."""

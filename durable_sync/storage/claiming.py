@@ -195,7 +195,10 @@ def _claiming(sql: Sql) -> Any:
 
 
 def _take_alone(sql: Sql, connection: Connection, given: Mapping[str, Any]) -> list[Sequence[Any]]:
-    """Where nobody else writes before COMMIT: what the rows will be is read first, and then they are made so."""
+    """Where nobody else writes before COMMIT: what the rows will be is read first, and then they are made so.
+
+    But for the time, which is a moment later in the row.
+    """
     c = sql.executions.c
     free = sql.built(
         "claimable",

@@ -267,18 +267,17 @@ class Storage:
         `uncertain`: an earlier call with these outcomes ended in an outage.
         """
 
-        def write(*, hopeful: bool) -> Recorded:
-            return self.database.transact(
-                "record",
-                lambda tx: recording.record(
-                    self.sql, tx.connection, outcomes, uncertain=uncertain or tx.uncertain, hopeful=hopeful
-                ),
-            )
+        def write(tx: Transaction) -> Recorded:
+            nonlocal uncertain
+            uncertain = uncertain or tx.uncertain
+            return recording.record(self.sql, tx.connection, outcomes, uncertain=uncertain, hopeful=hopeful)
 
+        hopeful = True
         try:
-            return write(hopeful=True)
+            return self.database.transact("record", write)
         except NotAllHeldError:
-            return write(hopeful=False)
+            hopeful = False
+            return self.database.transact("record", write)
 
     def save_progress(self, made: Sequence[ProgressMade]) -> None:
         """Writes how far running attempts say they are."""

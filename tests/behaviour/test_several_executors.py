@@ -145,6 +145,38 @@ def test_nothing_is_given_back_because_the_whole_process_stood_still(
     assert "gave back" not in caplog.text
 
 
+def test_what_waits_behind_who_keeps_the_interpreter_is_given_back(
+    new_executor: NewExecutor, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That all stand still excuses nobody again and again: others may be free."""
+    monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
+    monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
+    monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
+    executor = new_executor(max_workers=2)
+
+    @executor.task
+    def work() -> None:
+        time.sleep(0.01)
+
+    @executor.task
+    def hog() -> None:
+        gate.pass_through()
+
+    calls = [*(work.bind() for _ in range(40)), hog.bind(), hog.bind(), *(work.bind() for _ in range(5))]
+    handles = executor.enqueue_many(calls)
+    caplog.set_level(logging.DEBUG, logger=claimer.__name__)
+    with executor:
+        gate.wait_for_arrivals(2)
+        deadline = time.monotonic() + SOON
+        while "gave back" not in caplog.text and time.monotonic() < deadline:
+            ctypes.PyDLL(None).usleep(300_000)
+            time.sleep(0.01)
+        gate.open()
+        for handle in handles:
+            handle.result(timeout=SOON)
+    assert "gave back" in caplog.text
+
+
 @every_path
 def test_unknown_tasks_are_left_alone(new_executor: NewExecutor) -> None:
     """An executor leaves executions of tasks that it doesn't know to those who do, whatever their priority."""
