@@ -31,7 +31,7 @@ def _refence(accepts: Callable[[str | None], bool]) -> None:
 
     apply_fenced = recording.apply_fenced
 
-    def refenced(sql: Any, connection: Any, changes: Any) -> set[tuple[str, int]]:
+    def refenced(sql: Any, connection: Any, changes: Any, **options: Any) -> set[tuple[str, int]]:
         t, e = sql.executions, sql.tables.executors
         changes = list(changes)
         ids = sorted({change.execution_id for change in changes})
@@ -42,7 +42,7 @@ def _refence(accepts: Callable[[str | None], bool]) -> None:
             row = found[change.execution_id]
             token = row.claim_token if accepts(row.name) else change.claim_token
             renewed[change.execution_id, token] = evolve(change, claim_token=token)
-        won = apply_fenced(sql, connection, renewed.values())
+        won = apply_fenced(sql, connection, renewed.values(), **options)
         return {change.identity for change in changes if any(name == change.execution_id for name, _ in won)}
 
     recording.apply_fenced = refenced
