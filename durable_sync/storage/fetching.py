@@ -17,7 +17,7 @@ __all__ = ["Fetch", "fetch_of"]
 
 @frozen
 class Fetch:
-    """A SELECT, and how its rows are fetched: each as a sequence, in no order that counts."""
+    """A statement that returns rows, and how they are fetched: each as a sequence, in no order that counts."""
 
     rows: Any
     in_one: Any = None

@@ -38,9 +38,7 @@ class Recorded:
     effects: Effects = field(factory=Effects)
 
 
-def record(
-    sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool, hopeful: bool = False
-) -> Recorded:
+def record(sql: Sql, connection: Connection, outcomes: Sequence[Fenced], *, uncertain: bool, hopeful: bool) -> Recorded:
     """Writes the outcomes whose claims still hold, with the children that are born and what parents do about it.
 
     `uncertain`: an earlier try may have committed, so outcomes that are there already count as written. `hopeful`: see

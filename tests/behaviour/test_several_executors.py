@@ -119,13 +119,20 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytes
     assert caller.enqueue(work, 4).result(timeout=SOON) == 8
 
 
-def test_nothing_is_given_back_because_the_whole_process_stood_still(
-    new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """While nobody had the interpreter, nobody could begin on anything, and what is queued goes on here."""
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Claims far ahead, and gives back late, so that a test has time to hold the interpreter; what it logs of that."""
     monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
     monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
     monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
+    caplog.set_level(logging.DEBUG, logger=claimer.__name__)
+    return caplog
+
+
+def test_nothing_is_given_back_because_the_whole_process_stood_still(
+    new_executor: NewExecutor, unhurried: pytest.LogCaptureFixture
+) -> None:
+    """While nobody had the interpreter, nobody could begin on anything, and what is queued goes on here."""
     executor = new_executor(max_workers=2)
 
     @executor.task
@@ -133,7 +140,6 @@ def test_nothing_is_given_back_because_the_whole_process_stood_still(
         time.sleep(0.05)
 
     handles = executor.enqueue_many(work.bind() for _ in range(40))
-    caplog.set_level(logging.DEBUG, logger=claimer.__name__)
     with executor:
         background = executor._desk.background
         assert background is not None
@@ -142,16 +148,13 @@ def test_nothing_is_given_back_because_the_whole_process_stood_still(
         ctypes.PyDLL(None).usleep(1_500_000)
         for handle in handles:
             handle.result(timeout=SOON)
-    assert "gave back" not in caplog.text
+    assert "gave back" not in unhurried.text
 
 
 def test_what_waits_behind_who_keeps_the_interpreter_is_given_back(
-    new_executor: NewExecutor, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    new_executor: NewExecutor, gate: Gate, unhurried: pytest.LogCaptureFixture
 ) -> None:
     """That all stand still excuses nobody again and again: others may be free."""
-    monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
-    monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
-    monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
     executor = new_executor(max_workers=2)
 
     @executor.task
@@ -164,17 +167,16 @@ def test_what_waits_behind_who_keeps_the_interpreter_is_given_back(
 
     calls = [*(work.bind() for _ in range(40)), hog.bind(), hog.bind(), *(work.bind() for _ in range(5))]
     handles = executor.enqueue_many(calls)
-    caplog.set_level(logging.DEBUG, logger=claimer.__name__)
     with executor:
         gate.wait_for_arrivals(2)
         deadline = time.monotonic() + SOON
-        while "gave back" not in caplog.text and time.monotonic() < deadline:
+        while "gave back" not in unhurried.text and time.monotonic() < deadline:
             ctypes.PyDLL(None).usleep(300_000)
             time.sleep(0.01)
         gate.open()
         for handle in handles:
             handle.result(timeout=SOON)
-    assert "gave back" in caplog.text
+    assert "gave back" in unhurried.text
 
 
 @every_path
