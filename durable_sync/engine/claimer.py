@@ -32,8 +32,9 @@ _QUEUED_TOO_LONG = 0.07
 _STANDSTILL = 0.03
 """What waits here is given back, too, once no worker has begun on anything for so long."""
 _HELD_UP = 0.015
-"""Who is so late for a look was held up himself, and so were the workers, by Python's garbage collector, say. What
-waited meanwhile counts as queued since then; once, until more is claimed, for it may be held up again and again."""
+"""Who is so late for a look, or takes so much longer over it than over claims of late, was held up himself, and so were
+the workers, by Python's garbage collector, say. What waited meanwhile counts as queued since then; once, until more is
+claimed, for it may be held up again and again."""
 _LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
@@ -130,14 +131,19 @@ class Claimer(Loop):
         hinted, self._hinted = self._hinted, False
         self._looked_at = time.monotonic()
         planned, self._planned = self._planned, float("inf")
-        if self._looked_at - planned > _HELD_UP and self._claimed_at > self._held_up_until:
-            self._held_up_until = self._looked_at
+        self._excuse_if_late(planned, self._looked_at)
+        usual = self._claim_seconds
         delay = self._claim_what_fits()
         now = time.monotonic()
+        self._excuse_if_late(self._looked_at + usual, now)
         if hinted:
             delay = max(min(delay, planned - now), 0.0)
         self._planned = now + delay
         return delay
+
+    def _excuse_if_late(self, expected: float, now: float) -> None:
+        if now - expected > _HELD_UP and self._claimed_at > self._held_up_until:
+            self._held_up_until = now
 
     def _claim_what_fits(self) -> float:
         self._release_stale()
@@ -280,7 +286,8 @@ class Claimer(Loop):
         queued = [attempt.queued_at for attempt in attempts if not attempt.is_running and not attempt.is_settled]
         if not queued:
             return
-        now, oldest = time.monotonic(), max(min(queued), self._held_up_until)
+        # A standstill from here on is seen, and excused, at the end of this look.
+        now, oldest = self._looked_at, max(min(queued), self._held_up_until)
         moved = max([attempt.started_at for attempt in attempts if attempt.is_running], default=0.0)
         if now - oldest <= _QUEUED_TOO_LONG and now - max(oldest, moved) <= _STANDSTILL:
             return

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -125,12 +126,14 @@ def unhurried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture)
     monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
     monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
     monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
+    monkeypatch.setattr(claimer, "_HELD_UP", 0.25)
     caplog.set_level(logging.DEBUG, logger=claimer.__name__)
     return caplog
 
 
+@pytest.mark.parametrize("moment", ["at any time", "during a look"])
 def test_nothing_is_given_back_because_the_whole_process_stood_still(
-    new_executor: NewExecutor, unhurried: pytest.LogCaptureFixture
+    new_executor: NewExecutor, unhurried: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """While nobody had the interpreter, nobody could begin on anything, and what is queued goes on here."""
     executor = new_executor(max_workers=2)
@@ -144,11 +147,30 @@ def test_nothing_is_given_back_because_the_whole_process_stood_still(
         background = executor._desk.background
         assert background is not None
         wait_until(lambda: background.pool.room < -4)
-        # In a call of this kind a thread keeps the interpreter to itself.
-        ctypes.PyDLL(None).usleep(1_500_000)
+        if moment == "at any time":
+            _stand_still()
+        else:
+            storage = background.claimer._storage
+            monkeypatch.setattr(storage, "peek", _standing_still_once(storage.peek))
         for handle in handles:
             handle.result(timeout=SOON)
     assert "gave back" not in unhurried.text
+
+
+def _stand_still() -> None:
+    # In a call of this kind a thread keeps the interpreter to itself.
+    ctypes.PyDLL(None).usleep(1_500_000)
+
+
+def _standing_still_once(verb: Callable[..., Any]) -> Callable[..., Any]:
+    stops = [_stand_still]
+
+    def slow(*args: Any, **options: Any) -> Any:
+        if stops:
+            stops.pop()()
+        return verb(*args, **options)
+
+    return slow
 
 
 def test_what_waits_behind_who_keeps_the_interpreter_is_given_back(
