@@ -107,6 +107,7 @@ class Background:
             attempts=self.attempts,
             stop_attempt=self.interrupter.stop_attempt,
             lost=self._drop_queued,
+            effected=self.effected,
         )
         self.reaper = Reaper(label, storage, lease=self.lease, effected=self.effected)
         messenger.on_ready = self.claimer.wake

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from attrs import frozen
+
 from durable_sync.engine.attempts import Attempt, Attempts
 from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
@@ -33,8 +35,8 @@ _STANDSTILL = 0.03
 """What waits here is given back, too, once no worker has begun on anything for so long."""
 _HELD_UP = 0.015
 """Who is so late for a look, or takes so much longer over it than over claims of late, was held up himself, and so were
-the workers, by Python's garbage collector, say. What waited meanwhile counts as queued since then; once, until more is
-claimed, for it may be held up again and again."""
+the workers, by Python's garbage collector, say. That time does not count as waited; once, until more is claimed, for a
+process may be held up again and again."""
 _LOOK_AFTER_QUEUED = 0.01
 _QUICKEST_POLL = 0.01
 _RECENT_POLL = 0.05
@@ -63,6 +65,18 @@ class Pace:
     def forget(self) -> None:
         """Starts anew: the average has misled."""
         self._seconds = None
+
+
+@frozen
+class _HoldUp:
+    """The whole process stood still for so many seconds, until then (monotonic)."""
+
+    seconds: float = 0.0
+    until: float = float("-inf")
+
+    def uncounted(self, moment: float) -> float:
+        """An earlier moment, as if time had stood still too."""
+        return moment if moment >= self.until else min(moment + self.seconds, self.until)
 
 
 class Claimer(Loop):
@@ -101,7 +115,7 @@ class Claimer(Loop):
         self._discovered_at = float("-inf")
         self._timers_seen_at = float("-inf")
         self._looked_at = 0.0
-        self._held_up_until = 0.0
+        self._held_up = _HoldUp()
         self._claimed_at = float("-inf")
         self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
@@ -112,7 +126,7 @@ class Claimer(Loop):
         self.backlog = True
         """There may be more to claim than the last look took."""
         self._claim_seconds = 0.0
-        """What a claim takes: the longest of late, slowly forgotten."""
+        """What a claim takes: the longest of late, slowly forgotten. One that was held up raises it only a little."""
         self.refill_at = 0
         """The pool's room at which it pays to claim again."""
 
@@ -131,19 +145,20 @@ class Claimer(Loop):
         hinted, self._hinted = self._hinted, False
         self._looked_at = time.monotonic()
         planned, self._planned = self._planned, float("inf")
-        self._excuse_if_late(planned, self._looked_at)
-        usual = self._claim_seconds
+        self._excuse(planned, self._looked_at)
+        expected = self._looked_at + self._claim_seconds if self._pool.has_queued else float("inf")
         delay = self._claim_what_fits()
         now = time.monotonic()
-        self._excuse_if_late(self._looked_at + usual, now)
+        self._excuse(expected, now)
         if hinted:
             delay = max(min(delay, planned - now), 0.0)
         self._planned = now + delay
         return delay
 
-    def _excuse_if_late(self, expected: float, now: float) -> None:
-        if now - expected > _HELD_UP and self._claimed_at > self._held_up_until:
-            self._held_up_until = now
+    def _excuse(self, expected: float, now: float) -> None:
+        late = now - expected
+        if late > _HELD_UP and self._claimed_at > self._held_up.until:
+            self._held_up = _HoldUp(late, now)
 
     def _claim_what_fits(self) -> float:
         self._release_stale()
@@ -241,7 +256,8 @@ class Claimer(Loop):
         self._eagerness = min(self._eagerness * 2, self._max_eagerness) if contended else max(self._eagerness // 2, 1)
         if claimed:
             self._claimed_at = time.monotonic()
-            self._claim_seconds = max(self._claimed_at - self._looked_at, self._claim_seconds * 0.9)
+            took = min(self._claimed_at - self._looked_at, self._claim_seconds + _HELD_UP)
+            self._claim_seconds = max(took, self._claim_seconds * 0.9)
             self.log.debug("claim: %d executions", len(claimed))
         return len(claimed)
 
@@ -280,15 +296,16 @@ class Claimer(Loop):
 
     def _release_stale(self) -> None:
         """Gives back what has waited too long behind long runs: another process may be idle."""
-        if self._pool.room >= 0:
+        if not self._pool.has_queued:
             return
         attempts = self._attempts.all()
         queued = [attempt.queued_at for attempt in attempts if not attempt.is_running and not attempt.is_settled]
         if not queued:
             return
-        # A standstill from here on is seen, and excused, at the end of this look.
-        now, oldest = self._looked_at, max(min(queued), self._held_up_until)
-        moved = max([attempt.started_at for attempt in attempts if attempt.is_running], default=0.0)
+        # A hold-up from here on is seen, and excused, at the end of this look.
+        now, oldest = self._looked_at, self._held_up.uncounted(min(queued))
+        started = [attempt.started_at for attempt in attempts if attempt.is_running]
+        moved = self._held_up.uncounted(max(started, default=0.0))
         if now - oldest <= _QUEUED_TOO_LONG and now - max(oldest, moved) <= _STANDSTILL:
             return
         self._pace.forget()

@@ -12,6 +12,7 @@ from durable_sync.engine.loop import Loop
 from durable_sync.engine.recorder import save_progress
 from durable_sync.storage.statements import Fenced
 from durable_sync.storage.storage import Storage
+from durable_sync.storage.trees import Effects
 from durable_sync.transitions import release
 
 __all__ = ["Heartbeat"]
@@ -33,6 +34,7 @@ class Heartbeat(Loop):
         attempts: Attempts,
         stop_attempt: Callable[[Attempt, StopReason], bool],
         lost: Callable[[], None],
+        effected: Callable[[Effects], None],
     ) -> None:
         super().__init__(label)
         self._storage = storage
@@ -41,6 +43,7 @@ class Heartbeat(Loop):
         self._attempts = attempts
         self._stop_attempt = stop_attempt
         self._lost = lost
+        self._effected = effected
         self._renewed_at = steady_seconds()
         self._strangers: dict[tuple[str, int], float] = {}
         self._warned = False
@@ -140,5 +143,6 @@ class Heartbeat(Loop):
         }
         if settled:
             self.log.warning("renew: releasing %d executions that were claimed here and never arrived", len(settled))
-            self._storage.record([Fenced(*identity, release(started=False)) for identity in settled], uncertain=False)
+            released = [Fenced(*identity, release(started=False)) for identity in settled]
+            self._effected(self._storage.record(released, uncertain=False).effects)
         self._strangers = {identity: seen for identity, seen in first_seen.items() if identity not in settled}

@@ -43,6 +43,11 @@ class WorkerPool:
         return self.size + self._lent - self._load
 
     @property
+    def has_queued(self) -> bool:
+        """True while some wait for a thread, if only for a moment."""
+        return not self._queue.empty()
+
+    @property
     def load(self) -> int:
         """How many attempts are queued or running."""
         return self._load
@@ -111,6 +116,8 @@ class WorkerPool:
         """Makes up for the calling worker thread while it waits for other work."""
         with self._lock:
             self._lent += 1
+            # What is queued here already may be what it waits for.
+            self._start_missing_thread()
         self._on_free()
         try:
             yield
@@ -138,8 +145,8 @@ class WorkerPool:
             if not replaced:
                 self.size -= 1
                 self._lost += 1
-            elif self._load > len(self._threads):
-                self._start_thread()
+            else:
+                self._start_missing_thread()
         self._on_free()
         return replaced
 
@@ -153,6 +160,11 @@ class WorkerPool:
 
     def _superfluous(self) -> bool:
         return self._closed or len(self._threads) > self.size + self._lent
+
+    def _start_missing_thread(self) -> None:
+        """One for what is queued, once there may be one more than there are."""
+        if not self._closed and len(self._threads) < min(self._load, self.size + self._lent):
+            self._start_thread()
 
     def _start_thread(self) -> None:
         """Starts one more. If the system has no more threads to give, those that there are must do."""

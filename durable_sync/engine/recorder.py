@@ -176,8 +176,15 @@ class Recorder(Loop):
         self.log.error("record: %s: the database refuses its outcome, so it fails: %s", offender.attempt, error)
         reason = ErrorInfo.of(SerializationError(f"the database refuses the outcome: {_first_line(error)}"))
         refused = fail(ErrorInfo(reason.type, reason.message, "", False).to_json())
-        entry = _Entry(offender.attempt, Outcome(refused))
-        self._settle([entry], self._storage.record([entry.fenced], uncertain=False))
+        # In the place of what it came to, which is the first that is not settled: should this COMMIT get no answer, it
+        # is this that may have been written.
+        entry = self._batch[0] = _Entry(offender.attempt, Outcome(refused))
+        try:
+            recorded = self._storage.record([entry.fenced], uncertain=self._uncertain)
+        except Exception:
+            self._uncertain = True
+            raise
+        self._settle([entry], recorded)
 
     def _settle(self, batch: Sequence[_Entry], recorded: Recorded) -> None:
         # Batches are settled from their beginning on; what is left is what a later failure tries again.

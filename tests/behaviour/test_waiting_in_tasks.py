@@ -69,6 +69,30 @@ def test_waiting_tasks_inside_waiting_tasks(new_executor: NewExecutor) -> None:
 
 
 @one_database
+def test_what_it_waits_for_may_be_queued_here_already(new_executor: NewExecutor) -> None:
+    """What was claimed ahead, behind the task that then waits for it, gets the thread that is lent."""
+    executor = new_executor(max_workers=1)
+
+    @executor.task
+    def quick() -> int:
+        return 1
+
+    @executor.task
+    def waiting() -> int:
+        background = executor._desk.background
+        assert background is not None
+        # With a key it is not claimed by its enqueue.
+        handle = executor.enqueue(quick.options(key="one"))
+        wait_until(lambda: background.pool.room < 0, interval=0.001)
+        return handle.result(timeout=SOON)
+
+    with executor:
+        for handle in executor.enqueue_many(quick.bind() for _ in range(20)):
+            handle.result(timeout=SOON)
+        assert executor.enqueue(waiting).result(timeout=2 * SOON) == 1
+
+
+@one_database
 def test_it_is_warned_once(new_executor: NewExecutor, caplog: pytest.LogCaptureFixture) -> None:
     """An executor whose tasks wait on handles says so once, as a warning that says what to do instead."""
     executor = new_executor(max_workers=1)

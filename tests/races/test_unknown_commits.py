@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 
-from durable_sync import DurableExecutor, TaskError, TaskHandle
+from durable_sync import DurableExecutor, ExecutionStatus, TaskError, TaskHandle
+from durable_sync.storage.statements import Fenced
+from durable_sync.storage.storage import Storage
 from tests.crashes import audit
 from tests.crashes.checker import FINISHED
 from tests.gates import PATIENCE
@@ -123,6 +127,33 @@ def test_an_outcome_of_unknown_fate_is_recorded_once(
     assert sorted(ends) == sorted(handle.execution_id for handle in handles)
     assert "fenced off" not in caplog.text
     engine.dispose()
+
+
+@took_effect
+def test_a_refused_outcome_of_unknown_fate_is_recorded_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, takes_effect: bool
+) -> None:
+    """That an outcome was refused is written once, though its answer is lost, and nothing is said to be fenced off."""
+    executor = DurableExecutor(database_url)
+    record = Storage.record
+
+    def refusing(storage: Storage, outcomes: Sequence[Fenced], *, uncertain: bool) -> Any:
+        if any(outcome.transition.target is ExecutionStatus.COMPLETED for outcome in outcomes):
+            raise UnicodeError("no such text")
+        return record(storage, outcomes, uncertain=uncertain)
+
+    @executor.task
+    def run() -> int:
+        return 1
+
+    with caplog.at_level(logging.WARNING, "durable_sync"), executor:
+        monkeypatch.setattr(Storage, "record", refusing)
+        answers = LostAnswers(monkeypatch, "record", takes_effect=takes_effect)
+        error = executor.enqueue(run).exception(timeout=PATIENCE)
+        wait_until(lambda: executor._desk.background.recorder.idle, PATIENCE)
+    assert "no such text" in str(error)
+    assert answers.left == 0
+    assert "fenced off" not in caplog.text
 
 
 @took_effect
