@@ -1,17 +1,19 @@
 """The limit that a figure is held against: bare SQLAlchemy Core on the same tables and indexes, in one thread.
 
-The same rows are inserted, claimed and completed with the same durability, by statements that are built once. Left out
-is all that makes it a library: threads, leases, a fence beyond the status, handles, serialisation.
+The same rows are inserted, claimed and completed with the same durability, by statements that are built once; many
+rows go as one JSON text, which is the quickest way on all three databases. Left out is all that makes it a library: threads,
+leases, a fence beyond the status, handles, serialisation.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, Text, bindparam, column, create_engine, func, insert, select, text, update
+from sqlalchemy import BigInteger, bindparam, create_engine, func, insert, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from durable_sync.ids import new_id
@@ -33,15 +35,15 @@ class Raw:
         # The library's own settings of a connection, and nothing else of it: full durability, READ COMMITTED.
         settings = Database(url)
         self.dialect = settings.dialect
-        options: dict[str, Any] = dict(settings.dialect.engine_options())
+        options: dict[str, Any] = {**settings.dialect.engine_options(), "pool_reset_on_return": None}
         self.engine: Engine = create_engine(settings.url, **options)
         settings.dialect.prepare(self.engine, busy_seconds=5.0)
         settings.retire()
-        self._arrays = self.engine.dialect.name == "postgresql"
         with self.engine.begin() as connection:
             self.tables.metadata.create_all(connection)
         c = self.tables.executions.c
         self._insert = insert(self.tables.executions)
+        self._columns = list(self.rows(1)[0])
         self._look = (
             select(c.id)
             .where(c.lane == 0, c.task_id == "bench", c.queue == "default")
@@ -75,11 +77,26 @@ class Raw:
             )
         )
         self._claim_one = self._claiming(c.id == bindparam("v_id"))
+        self._claim_many = self._claiming(self.dialect.is_among(c.id, "v_ids"))
+        self._insert_listed, self._complete_listed = self._by_json()
 
     def _claiming(self, condition: Any) -> Any:
         c = self.tables.executions.c
         statement = self._claim.where(condition)
         return statement.returning(c.id, c.claim_token, c.input) if self.dialect.update_returning else statement
+
+    def _by_json(self) -> tuple[Any, Any]:
+        """An INSERT and a completion of the rows that the parameter `v_rows` lists."""
+        t = self.tables.executions
+        new = self.dialect.rows_of_json("v_rows", {name: t.c[name].type for name in self._columns})
+        done = self.dialect.rows_of_json("v_rows", {"v_id": t.c.id.type, "v_output": t.c.run_output.type})
+        now = bindparam("v_now", type_=BigInteger)
+        completion = (
+            update(t)
+            .where(t.c.id == done.c.v_id, t.c.status == "running", self.dialect.is_first_of_rows(t.c.id, "v_rows"))
+            .values(status="completed", run_output=done.c.v_output, finished_at=now, updated_at=now)
+        )
+        return insert(t).from_select(self._columns, select(*new.c)), completion
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -110,34 +127,21 @@ class Raw:
     def insert(self, rows: Sequence[dict[str, Any]]) -> None:
         """One commit."""
         with self.transaction() as connection:
-            if self._arrays and len(rows) > 1:
-                connection.execute(self._insert_arrays(rows))
+            if len(rows) > 1:
+                listed = json.dumps([[row[name] for name in self._columns] for row in rows])
+                connection.execute(self._insert_listed, {"v_rows": listed})
             else:
-                connection.execute(self._insert, list(rows))
-
-    def _insert_arrays(self, rows: Sequence[dict[str, Any]]) -> Any:
-        c = self.tables.executions.c
-        names = list(rows[0])
-        v = (
-            func.unnest(
-                *(bindparam(f"v_{name}", [row[name] for row in rows], type_=ARRAY(c[name].type)) for name in names)
-            )
-            .table_valued(*(column(name, c[name].type) for name in names), name="v")
-            .render_derived()
-        )
-        return insert(self.tables.executions).from_select(names, select(*v.c))
+                connection.execute(self._insert, rows[0])
 
     def claim(self, limit: int) -> list[str]:
-        """One commit; returns the ids."""
+        """One commit; returns the ids. What is claimed is found first, as by whoever doesn't know what there is."""
         now = time.time_ns() // 1000
         with self.transaction() as connection:
             ids = list(connection.execute(self._look, {"v_limit": limit}).scalars())
             if limit == 1:
                 won = connection.execute(self._claim_one, {"v_id": ids[0], "v_now": now})
             else:
-                won = connection.execute(
-                    self._claiming(self.dialect.is_in(self.tables.executions.c.id, ids)), {"v_now": now}
-                )
+                won = connection.execute(self._claim_many, {"v_ids": ids, "v_now": now})
             if self.dialect.update_returning:
                 return [row.id for row in won]
             return ids
@@ -146,26 +150,11 @@ class Raw:
         """One commit."""
         now = time.time_ns() // 1000
         with self.transaction() as connection:
-            if self._arrays and len(ids) > 1:
-                connection.execute(self._complete_arrays(ids, now))
+            if len(ids) > 1:
+                listed = json.dumps([[name, "1"] for name in ids])
+                connection.execute(self._complete_listed, {"v_rows": listed, "v_now": now})
             else:
-                connection.execute(self._complete, [{"v_id": name, "v_output": "1", "v_now": now} for name in ids])
-
-    def _complete_arrays(self, ids: Sequence[str], now: int) -> Any:
-        t = self.tables.executions
-        v = (
-            func.unnest(
-                bindparam("v_ids", list(ids), type_=ARRAY(t.c.id.type)),
-                bindparam("v_outputs", ["1"] * len(ids), type_=ARRAY(Text())),
-            )
-            .table_valued(column("id", t.c.id.type), column("output", Text()), name="v")
-            .render_derived()
-        )
-        return (
-            update(t)
-            .where(t.c.id == v.c.id, t.c.status == "running")
-            .values(status="completed", run_output=v.c.output, finished_at=now, updated_at=now)
-        )
+                connection.execute(self._complete, {"v_id": ids[0], "v_output": "1", "v_now": now})
 
     def end_to_end(self, number: int, batch: int) -> float:
         """Seconds to insert, claim and complete so many rows in batches of this size."""
@@ -186,11 +175,6 @@ class Raw:
             self.complete(self.claim(1))
             taken.append(time.perf_counter() - began)
         return taken
-
-    def clear(self) -> None:
-        """Empties the table."""
-        with self.transaction() as connection:
-            connection.execute(text(f"DELETE FROM {self.tables.executions.name}"))
 
     def close(self) -> None:
         """Closes the connections."""

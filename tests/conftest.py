@@ -10,12 +10,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests.servers import MariaDBServer, PostgresServer, Server
 
-SKIPPED = "no database server: "
+_SKIPPED = "no database server: "
+_EVERYTHING = {"CI": {"1", "true", "yes"}, "FAULTS": {"full"}}
+"""Variables of the environment, and values by which they say that nothing may be skipped."""
 
 
 # servers
@@ -89,20 +92,25 @@ def fresh_database(server: Server) -> Iterator[str]:
 
 
 def require(server: type[Server]) -> None:
-    if server.is_available():
-        return
-    message = f"{SKIPPED}{server.name}: none found; {server.how_to_install}"
-    if os.environ.get("CI", "").lower() in {"1", "true", "yes"}:
-        pytest.fail(f"{message} (CI is set, so that nothing is skipped)", pytrace=False)
-    pytest.skip(message)
+    """Does without the calling test if there is no such server."""
+    if not server.is_available():
+        do_without(f"{server.name}: none found; {server.how_to_install}")
+
+
+def do_without(what: str) -> NoReturn:
+    """Skips the calling test, which needs what there isn't; fails it where all is to be tested."""
+    everything = [name for name, yes in _EVERYTHING.items() if os.environ.get(name, "").lower() in yes]
+    if everything:
+        pytest.fail(f"{_SKIPPED}{what} ({everything[0]} is set, so that nothing is skipped)", pytrace=False)
+    pytest.skip(f"{_SKIPPED}{what}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly which databases the tests didn't see."""
     missing: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
-        if isinstance(report.longrepr, tuple) and SKIPPED in report.longrepr[2]:
-            missing[report.longrepr[2].partition(SKIPPED)[2]] += 1
+        if isinstance(report.longrepr, tuple) and _SKIPPED in report.longrepr[2]:
+            missing[report.longrepr[2].partition(_SKIPPED)[2]] += 1
     if missing:
         terminalreporter.section("SKIPPED DATABASES", sep="!", red=True, bold=True)
         for reason, count in sorted(missing.items()):

@@ -54,17 +54,22 @@ class _State(Enum):
 
 
 class Attempt:
-    """One claim of one execution, from the claim until its outcome is recorded or void."""
+    """One claim of one execution, from the claim until its outcome is recorded or void.
 
-    def __init__(self, claimed: ClaimedExecution, task: Task[..., Any]) -> None:
+    Many wait in a queue, and Python's garbage collector looks through all that lives: so an attempt consists of as few
+    objects as may be, and has the rest made when it is first asked for. `lock` is one for all, and is never taken where
+    the task may be interrupted.
+    """
+
+    def __init__(self, claimed: ClaimedExecution, task: Task[..., Any], lock: threading.Lock) -> None:
         self.claimed = claimed
         self.task = task
-        self.interruptible = Interruptible()
-        # Made when first asked for: most functions never do.
+        self._lock = lock
+        self._interruptible: Interruptible | None = None
         self._cancel_signal: Signal | None = None
         self._shutdown_signal: Signal | None = None
         self.reason: StopReason | None = None
-        self.hooks: deque[Callable[[], object]] = deque()
+        self._hooks: deque[Callable[[], object]] | None = None
         self.progress: Progress | None = None
         self.progress_saved: Progress | None = None
         """What of it the database has."""
@@ -74,24 +79,36 @@ class Attempt:
         """Seconds that it may run, once that is known."""
         self.returned = False
         """True once the function has returned: its thread is not stuck."""
-        self._lock = threading.Lock()
         self._state = _State.QUEUED
+
+    @property
+    def interruptible(self) -> Interruptible:
+        """What its function runs in."""
+        if self._interruptible is None:
+            with self._lock:
+                self._interruptible = self._interruptible or Interruptible()
+        return self._interruptible
 
     @property
     def cancel_signal(self) -> Signal:
         """Set when the attempt is to stop."""
-        with self._lock:
-            if self._cancel_signal is None:
-                self._cancel_signal = Signal(self._why_stopped, _shield)
-            return self._cancel_signal
+        if self._cancel_signal is None:
+            with self._lock:
+                self._cancel_signal = self._cancel_signal or Signal(self._why_stopped, _shield)
+        return self._cancel_signal
 
     @property
     def shutdown_signal(self) -> Signal:
         """Set when the executor shuts down."""
-        with self._lock:
-            if self._shutdown_signal is None:
-                self._shutdown_signal = Signal(ShutdownRequestedError, _shield)
-            return self._shutdown_signal
+        if self._shutdown_signal is None:
+            with self._lock:
+                self._shutdown_signal = self._shutdown_signal or Signal(ShutdownRequestedError, _shield)
+        return self._shutdown_signal
+
+    @property
+    def has_hooks(self) -> bool:
+        """True while callbacks wait for it to be stopped."""
+        return bool(self._hooks)
 
     @property
     def identity(self) -> tuple[str, int]:
@@ -148,7 +165,8 @@ class Attempt:
             return True
 
     def context(self) -> TaskContext:
-        """What the function sees."""
+        """What the function sees; to be made before it may be interrupted."""
+        self._hooks = deque()
         return TaskContext(
             task_id=self.claimed.task_id,
             execution_id=self.claimed.execution_id,
@@ -162,9 +180,9 @@ class Attempt:
 
     def run_hooks(self, complain: Callable[[Exception], None]) -> None:
         """Calls the hooks that are waiting, each once."""
-        while True:
+        while self._hooks:
             try:
-                hook = self.hooks.popleft()
+                hook = self._hooks.popleft()
             except IndexError:
                 return
             try:
@@ -176,7 +194,8 @@ class Attempt:
         self.progress = progress
 
     def _add_hook(self, hook: Callable[[], object]) -> None:
-        self.hooks.append(hook)
+        assert self._hooks is not None
+        self._hooks.append(hook)
         if self.cancel_signal.is_set():
             self.run_hooks(lambda _error: None)
 
@@ -196,6 +215,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._of_states = threading.Lock()
         self._held: dict[tuple[str, int], Attempt] = {}
         self._claiming: dict[object, float] = {}
 
@@ -214,10 +234,12 @@ class Attempts:
         """Monotonic time at which the first of the claims now under way began; None if there is none."""
         return min(list(self._claiming.values()), default=None)
 
-    def add(self, attempt: Attempt) -> None:
-        """Holds an attempt whose claim has committed."""
+    def begin(self, claimed: ClaimedExecution, task: Task[..., Any]) -> Attempt:
+        """Holds an attempt of what has been claimed, once that has committed."""
+        attempt = Attempt(claimed, task, self._of_states)
         with self._lock:
             self._held[attempt.identity] = attempt
+        return attempt
 
     def drop(self, attempt: Attempt) -> None:
         """Lets go of an attempt whose outcome is recorded or void."""

@@ -265,8 +265,7 @@ class Claimer(Loop):
         task = self._registry.get(execution.task_id)
         if task is None:
             raise AssertionError(f"claimed an execution of the unknown task {execution.task_id!r}")
-        attempt = Attempt(execution, task)
-        self._attempts.add(attempt)
+        attempt = self._attempts.begin(execution, task)
         try:
             # A shutdown may have given up waiting for this claim.
             if not self.stopping:

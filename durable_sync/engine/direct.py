@@ -88,7 +88,6 @@ class DirectClaimer:
                 there, claimed = self._storage.enqueue_claimed(row, executor_id=executor_id, patience=patience)
                 if claimed:
                     attempt = self._attempt(row)
-                    self._attempts.add(attempt)
             return there
         finally:
             if attempt is None:
@@ -104,7 +103,7 @@ class DirectClaimer:
     def _attempt(self, row: NewExecution) -> Attempt:
         task = self._registry.get(row.task_id)
         assert task is not None
-        return Attempt(ClaimedExecution.born(row), task)
+        return self._attempts.begin(ClaimedExecution.born(row), task)
 
     def _enter(self) -> bool:
         with self._leaving:

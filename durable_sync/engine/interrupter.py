@@ -87,7 +87,7 @@ class Interrupter(Loop):
         self._at(time.monotonic() + GRACE_SECONDS, self._give_up, attempt)
 
     def _call_hooks(self, attempt: Attempt) -> None:
-        if not attempt.hooks:
+        if not attempt.has_hooks:
             return
 
         def complain(error: Exception) -> None:

@@ -11,7 +11,7 @@ import attrs
 import tenacity
 
 from durable_sync.clock import microseconds
-from durable_sync.context import ShutdownRequestedError
+from durable_sync.context import ShutdownRequestedError, TaskContext
 from durable_sync.engine.attempts import Attempt, Outcome, StopReason
 from durable_sync.engine.interrupt import Interrupted
 from durable_sync.engine.spawner import Spawner
@@ -73,6 +73,7 @@ class Runner:
         try:
             attempt.timeout = _timeout(attempt)
             arguments = self._arguments(attempt)
+            context = attempt.context() if attempt.task.takes_context else None
         except Exception as error:
             if self._is_outage(error):
                 self.log.info("run: %s: given back, because its input can't be read now: %s", attempt, error)
@@ -81,7 +82,7 @@ class Runner:
         if attempt.timeout is not None:
             self._watch(attempt, attempt.timeout)
         try:
-            output = attempt.interruptible.run(lambda: _call(attempt, arguments))
+            output = attempt.interruptible.run(lambda: _call(attempt, arguments, context))
         except BaseException as error:
             return Outcome(self.judge(attempt, error))
         if attempt.reason is StopReason.TIMEOUT:
@@ -186,12 +187,12 @@ def _history(attempt: Attempt) -> RetryHistory:
     )
 
 
-def _call(attempt: Attempt, arguments: dict[str, Any]) -> Any:
+def _call(attempt: Attempt, arguments: dict[str, Any], context: TaskContext | None) -> Any:
     if isinstance(attempt.task.kind, Sequence | Loop):
         return arguments
     args, kwargs = attempt.task.schema.call_arguments(arguments)
-    if attempt.task.takes_context:
-        return attempt.task.function(attempt.context(), *args, **kwargs)
+    if context is not None:
+        return attempt.task.function(context, *args, **kwargs)
     return attempt.task.function(*args, **kwargs)
 
 

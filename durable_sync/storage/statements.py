@@ -342,6 +342,7 @@ def _fenced_update_from(sql: Sql, transition: Transition, v: FromClause) -> Any:
     return (
         update(t)
         .where(t.c.id == v.c.v_id, t.c.claim_token == v.c.v_token, t.c.status == ExecutionStatus.RUNNING)
+        .where(sql.dialect.is_first_of_rows(t.c.id, "v_rows"))
         .values(status=transition.target, **rendered)
     )
 

@@ -1,7 +1,8 @@
 """How large a run is, and where its figures go.
 
 With FAULTS=full in the environment a test of a fault runs at the size of the table in docs/reliability.md, and its
-figures are kept in `tests/faults/figures.json`; without, it runs in a short form, for the gate, and keeps nothing.
+figures are kept in `tests/faults/figures.json`, with what was measured where and when, and whether the test passed;
+without, it runs in a short form, for the gate, and keeps nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["FIGURES", "IS_FULL", "LENIENCE", "database_of", "note", "size"]
+__all__ = ["FIGURES", "IS_FULL", "LENIENCE", "confirm", "database_of", "note", "size"]
 
 T = TypeVar("T")
 
@@ -36,18 +41,48 @@ def database_of(url: str) -> str:
 
 
 def note(fault: str, database: str, **figures: object) -> None:
-    """Keeps the figures of one run, in place of those of the last."""
+    """Keeps the figures of the running test, in place of those of the last run; its bars count as missed as yet."""
     print(fault, database, figures)
     if not IS_FULL:
         return
+    run = {
+        "commit": _commit(),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": _machine(),
+        "test": os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0],
+        "held": False,
+    }
+    with _known() as known:
+        known.setdefault(fault, {})[database] = {"figures": figures, "run": run}
+
+
+def confirm(test: str) -> None:
+    """The test has passed: the bars of what it noted hold."""
+    with _known() as known:
+        for of_fault in known.values():
+            for cell in of_fault.values():
+                cell["run"]["held"] |= cell["run"]["test"] == test
+
+
+@contextmanager
+def _known() -> Generator[dict[str, dict[str, dict[str, Any]]]]:
+    """All cells, by fault and database; what is changed is kept."""
     with FIGURES.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         known = json.loads(file.read() or "{}")
-        known.setdefault(fault, {})[database] = {**figures, "commit": _commit()}
+        yield known
         file.seek(0)
         file.truncate()
         file.write(json.dumps(known, indent=2, sort_keys=True) + "\n")
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}"
+    )
 
 
 def _commit() -> str:

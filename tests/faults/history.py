@@ -88,7 +88,7 @@ def instrument(path: Path, process: str) -> None:
 
     call, resign = runner._call, leases.resign
 
-    def noted_call(attempt: Any, arguments: dict[str, Any]) -> Any:
+    def noted_call(attempt: Any, *details: Any) -> Any:
         claimed = attempt.claimed
         _local.uid = uuid.uuid4().hex
         named = {"execution_id": claimed.execution_id, "token": claimed.claim_token, "uid": _local.uid}
@@ -101,7 +101,7 @@ def instrument(path: Path, process: str) -> None:
             process=process,
         )
         try:
-            returned = call(attempt, arguments)
+            returned = call(attempt, *details)
         except BaseException as error:
             append(path, event="end", **named, error=type(error).__name__)
             raise

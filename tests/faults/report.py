@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -95,66 +92,79 @@ ROWS = {
 A name that ends in * stands for all that begin so; the slowest is shown.
 """
 
-Figures: TypeAlias = dict[str, Any]
-Known: TypeAlias = dict[str, dict[str, Figures]]
+Cell: TypeAlias = dict[str, dict[str, Any]]
+"""Its "figures", and of which "run" they are."""
+Known: TypeAlias = dict[str, dict[str, Cell]]
 DATABASES = ("SQLite", "PostgreSQL", "MariaDB")
 
 
 def main() -> int:
-    """Writes the page; 1 if there are figures of a fault that the table doesn't know."""
+    """Writes the page; 1 if a bar was missed, or there are figures of a fault that the table doesn't know."""
     known = json.loads(FIGURES.read_text())
     strangers = [name for name in sorted(known) if not any(_is_of(name, row) for row in ROWS)]
+    missed = [
+        f"{name} on {on}" for name in sorted(known) for on, cell in known[name].items() if not cell["run"]["held"]
+    ]
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n{table(known)}{END}{after}")
     if strangers:
         print(f"no row for {', '.join(strangers)}")
-    return int(bool(strangers))
+    if missed:
+        print(f"bars were missed: {', '.join(missed)}")
+    return int(bool(strangers or missed))
 
 
 def table(known: Known) -> str:
-    """The table as Markdown."""
+    """The table as Markdown, below where and when it was measured."""
     lines = [
-        f"Measured on {datetime.now(UTC):%d %B %Y}: {machine()}.",
+        *measured(known),
         "",
         "| fault | bar | " + " | ".join(DATABASES) + " |",
         "| --- | --- | " + " | ".join("---" for _ in DATABASES) + " |",
     ]
     for name, (fault, bar) in ROWS.items():
-        cells = [shown(figures_of(known, name, database)) for database in DATABASES]
+        cells = [shown(cell_of(known, name, database)) for database in DATABASES]
         lines.append(f"| {fault} | {bar} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def measured(known: Known) -> list[str]:
+    """A line for each machine and day, with the commits that were measured then."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for by_database in known.values():
+        for cell in by_database.values():
+            run = cell["run"]
+            found.setdefault((run["date"], run["machine"]), set()).add(run["commit"])
+    return [f"- {day}, {machine}: commit {', '.join(sorted(found[day, machine]))}" for day, machine in sorted(found)]
 
 
 def _is_of(name: str, row: str) -> bool:
     return name.startswith(row[:-1]) if row.endswith("*") else name == row
 
 
-def figures_of(known: Known, row: str, database: str) -> Figures | None:
-    """The figures of one cell."""
+def cell_of(known: Known, row: str, database: str) -> Cell | None:
+    """What is shown in one cell: where there are several, one that missed its bar, or else the slowest."""
     found = [by[database] for name, by in known.items() if _is_of(name, row) and database in by]
-    return max(found, key=lambda figures: float(figures.get("seconds", 0.0)), default=None)
+    return max(
+        found,
+        key=lambda cell: (not cell["run"]["held"], float(cell["figures"].get("seconds", 0.0))),
+        default=None,
+    )
 
 
-def shown(figures: Figures | None) -> str:
+def shown(cell: Cell | None) -> str:
     """The figures of one run; a dash if there was none."""
-    if figures is None:
+    if cell is None:
         return "-"
-    plain = {name: value for name, value in figures.items() if not isinstance(value, dict)}
-    return ", ".join(f"{name.replace('_', ' ')} {_written(value)}" for name, value in plain.items())
+    plain = {name: value for name, value in cell["figures"].items() if not isinstance(value, dict)}
+    figures = [f"{name.replace('_', ' ')} {_written(value)}" for name, value in plain.items()]
+    missed = [] if cell["run"]["held"] else ["**missed**"]
+    return ", ".join([*missed, *figures, f"commit {cell['run']['commit']}"])
 
 
 def _written(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def machine() -> str:
-    """Where this runs."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}"
-    )
 
 
 if __name__ == "__main__":

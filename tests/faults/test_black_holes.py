@@ -18,7 +18,7 @@ from durable_sync import DurableExecutor, TaskRegistry
 from durable_sync.storage.database import Database
 from durable_sync.storage.dialects.mysql import MySQL
 from durable_sync.storage.watchdog import Watchdog
-from tests.conftest import SKIPPED
+from tests.conftest import do_without
 from tests.faults import audit
 from tests.faults.cable import Cable
 from tests.faults.figures import LENIENCE, database_of, note, size
@@ -130,7 +130,7 @@ class Dropping:
 @contextmanager
 def dropping(url: str) -> Generator[Dropping]:
     if not Cable.is_available():
-        pytest.skip(f"{SKIPPED}private networks: they need Linux, root and iproute2")
+        do_without("private networks: they need Linux, root and iproute2")
     with Cable() as cable, Proxy(url, listener=cable.listen()) as proxy:
         yield Dropping(proxy, cable)
 

@@ -12,7 +12,7 @@ import pytest
 from attrs import frozen
 from sqlalchemy.exc import DBAPIError
 
-from tests.conftest import SKIPPED, require
+from tests.conftest import do_without, require
 from tests.faults.callers import Caller, accounted
 from tests.faults.checker import check
 from tests.faults.disks import Disk, MariaDBOnDisk, PostgresOnDisk
@@ -53,7 +53,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             require(kinds[request.param][0])
         disk = stack.enter_context(Disk(MEGABYTES))
         if disk.problem is not None:
-            pytest.skip(f"{SKIPPED}small disk: {disk.problem}; run as root")
+            do_without(f"small disk: {disk.problem}; run as root")
         if request.param == "sqlite":
             yield Place(disk, f"sqlite:///{disk.path / 'durable.db'}", lambda: None)
             return

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tests.conftest import SKIPPED, require
+from tests.conftest import do_without, require
 from tests.faults.callers import Caller, accounted
 from tests.faults.checker import check
 from tests.faults.figures import IS_FULL, note, size
@@ -30,7 +30,7 @@ LOST = "lost: it was enqueued, and there is no row of it"
 def _replicas() -> None:
     require(PostgresServer)
     if not Pair.is_available():
-        pytest.skip(f"{SKIPPED}replica: this PostgreSQL has no pg_basebackup; apt-get install postgresql")
+        do_without("replica: this PostgreSQL has no pg_basebackup; apt-get install postgresql")
 
 
 def test_synchronous(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from durable_sync.execution import ExecutionStatus
 from durable_sync.storage import trees
-from tests.conftest import SKIPPED
+from tests.conftest import do_without
 from tests.crashes.processes import Worker
 from tests.faults.callers import Caller, accounted
 from tests.faults.checker import check
@@ -32,7 +32,7 @@ LEASE = 5.0
 @pytest.fixture(scope="module")
 def _cluster() -> Iterator[Cluster]:
     if not Node.is_available():
-        pytest.skip(f"{SKIPPED}galera: none found; {Node.how_to_install}")
+        do_without(f"galera: none found; {Node.how_to_install}")
     with Cluster(fsync=IS_FULL) as started:
         yield started
 

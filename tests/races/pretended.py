@@ -8,7 +8,7 @@ from attrs import frozen
 from sqlalchemy import event
 
 from durable_sync import Done, DurableExecutor, ParentResult, Spawn, TaskRegistry
-from durable_sync.engine.attempts import Attempt, Outcome
+from durable_sync.engine.attempts import Attempt, Attempts, Outcome
 from durable_sync.engine.recorder import _Entry
 from durable_sync.engine.spawner import Spawner
 from durable_sync.errors import TaskError
@@ -113,7 +113,7 @@ class Process:
         (claimed,) = self.storage.claim([execution_id], limit=1, executor_id=self.name)
         task = registry.get(claimed.task_id)
         assert task is not None
-        return Attempt(claimed, task)
+        return Attempts().begin(claimed, task)
 
     def returns(self, attempt: Attempt, output: Any) -> Fenced:
         """The outcome of an attempt whose function returned this."""

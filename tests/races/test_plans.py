@@ -6,6 +6,8 @@ from typing import Any
 
 from sqlalchemy import event, text
 
+from durable_sync.storage.statements import Fenced
+from durable_sync.transitions import complete
 from tests.races.holding import enqueue, open_storage
 
 IDLE = "UPDATE durable_executions SET status = 'completed', lane = NULL, finished_at = 1"
@@ -23,7 +25,7 @@ def test_ids_are_looked_up_by_their_own_index(postgres_url: str) -> None:
     plans: dict[str, str] = {}
 
     def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        if "any(" in statement:
+        if "any(" in statement or statement.startswith("/* durable_sync record"):
             beside = cursor.connection.cursor()
             beside.execute(f"EXPLAIN {statement}", parameters)
             plans[statement.split("*/", maxsplit=1)[0]] = "\n".join(line for (line,) in beside.fetchall())
@@ -31,9 +33,11 @@ def test_ids_are_looked_up_by_their_own_index(postgres_url: str) -> None:
     event.listen(database.engine, "before_cursor_execute", explain)
     assert storage.finished(ids[:1_000]) == set()
     assert storage.claim(ids[:200], limit=200, executor_id="nobody") == []
+    outcomes = [Fenced(name, 1, complete("1")) for name in ids[:200]]
+    assert storage.record(outcomes, uncertain=False).won == set()
     event.remove(database.engine, "before_cursor_execute", explain)
 
-    assert len(plans) == 2
+    assert len(plans) == 3
     for plan in plans.values():
         assert "durable_executions_pkey" in plan
         assert "ix_durable_executions" not in plan

@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, FromClause, FunctionElement, Insert, Table, bindparam
+from sqlalchemy import ColumnElement, FromClause, FunctionElement, Insert, Table, bindparam, true
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -127,6 +127,10 @@ class Dialect:
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
         """The rows that the parameter `name` lists as JSON arrays, with these columns; see `json_rows`."""
         raise NotImplementedError("this database is given its rows one by one")
+
+    def is_first_of_rows(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        """`column` is the first of one of the rows that `name` lists: said beside a join with them, where that helps."""
+        return true()
 
     def listed_as_json(self, columns: Iterable[ColumnElement[Any]]) -> FunctionElement[str] | None:
         """All rows of a SELECT as one JSON text, an array of arrays; None where rows are fetched as fast one by one."""

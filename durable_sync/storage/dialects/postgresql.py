@@ -94,6 +94,12 @@ class PostgreSQL(Dialect):
         ]
         return select(*columns).subquery("v")
 
+    def is_first_of_rows(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        # A join alone is planned by the size of the table. What is planned and prepared while there are few rows goes
+        # on to read the whole table when there are many, until the server has looked at it again.
+        listed = self.rows_of_json(name, {"first": column.type})
+        return column == func.any(func.array(select(listed.c.first).scalar_subquery()))
+
     def _fault(self, error: DBAPIError) -> Fault:
         state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
         if state in self._CONTENTION:
