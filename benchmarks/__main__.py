@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
             is_quick=options.quick,
         )
         say(f"{run.machine}; {', '.join(f'{name} {number}' for name, number in run.versions.items())}")
+        for name in sorted(set(options.databases) - set(databases.names)):
+            say(f"NO {name.upper()} SERVER: nothing is measured on it")
         for part in _chosen(options.only, options.quick):
             for name in databases.names if part.uses_database else [""]:
                 measured.append(_measured(part, name, databases, run))

@@ -8,9 +8,9 @@ from functools import partial
 
 from benchmarks.figures import Figure, at_least
 from benchmarks.raw import Raw
-from benchmarks.rows import fill, later, unknown
+from benchmarks.rows import fill, later, settle, unknown
 from benchmarks.setting import Setting, compared, taking_turns
-from benchmarks.tasks import RAW_BATCHED, make_executor, raw_end_to_end, ripened, rows_of, small
+from benchmarks.tasks import RAW, against_raw, make_executor, ripened, rows_of, small
 
 __all__ = ["measure"]
 
@@ -28,6 +28,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
         f"behind {rows:,} of higher priority, not due for a year": ("later_", later()),
     }
     make_executor(setting.url, "alone_").migrate()
+    settle(setting.url, rows_of("alone_"))
     for prefix, columns in backlogs.values():
         make_executor(setting.url, prefix).migrate()
         fill(setting.url, rows_of(prefix), rows, columns)
@@ -37,11 +38,11 @@ def measure(setting: Setting) -> Iterator[Figure]:
             {
                 ALONE: lambda: _run(setting.url, "alone_", ready),
                 **{work: partial(_run, setting.url, prefix, ready) for work, (prefix, _) in backlogs.items()},
-                RAW_BATCHED: lambda: raw_end_to_end(raw, ready),
+                **against_raw(raw, ready),
             },
         )
     for work in backlogs:
-        yield compared(PART, f"{ready:,} ready tasks {work}", taken, work, ALONE, bar=BAR, beside=[RAW_BATCHED])
+        yield compared(PART, f"{ready:,} ready tasks {work}", taken, work, ALONE, bar=BAR, beside=RAW)
 
 
 def _run(url: str, prefix: str, ready: int) -> float:

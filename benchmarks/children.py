@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from benchmarks.databases import databases
+from benchmarks.setting import taking_turns
 from durable_sync import DurableExecutor, Spawn, wait
 from durable_sync.ids import new_id
 from durable_sync.plans import Plan, PlanKind
@@ -105,9 +106,9 @@ def _new(lineage: Lineage | None) -> NewExecution:
 def compare(measure: Callable[[int], float], rounds: int) -> tuple[float, float, float]:
     """What a child costs among many and among few, and the ratio: medians of alternating rounds."""
     measure(FEW)
-    pairs = [(measure(MANY), measure(FEW)) for _ in range(rounds)]
-    many, few = zip(*pairs, strict=True)
-    ratios = [one / other for one, other in pairs]
+    taken = taking_turns(rounds, {"many": lambda: measure(MANY), "few": lambda: measure(FEW)})
+    many, few = taken["many"], taken["few"]
+    ratios = [one / other for one, other in zip(many, few, strict=True)]
     return statistics.median(many), statistics.median(few), statistics.median(ratios)
 
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from benchmarks.figures import Figure, at_least
 from benchmarks.raw import Raw
 from benchmarks.setting import Setting, compared, taking_turns
-from benchmarks.tasks import RAW_BATCHED, end_to_end, family, raw_end_to_end, started
+from benchmarks.tasks import against_raw, end_to_end, family, started
 from durable_sync import DurableExecutor
 
 __all__ = ["measure"]
@@ -27,7 +27,7 @@ def measure(setting: Setting) -> Iterator[Figure]:
             {
                 "ours": lambda: _family(executor, number),
                 "plain tasks": lambda: end_to_end(executor, number),
-                RAW_BATCHED: lambda: raw_end_to_end(raw, number),
+                **against_raw(raw, number),
             },
         )
     yield compared(PART, f"{number:,} children under one parent", taken, "ours", "plain tasks", bar=BAR)

@@ -12,7 +12,7 @@ from benchmarks.figures import Figure
 from benchmarks.processes import Worker
 from benchmarks.raw import Raw
 from benchmarks.setting import Setting, compared, taking_turns
-from benchmarks.tasks import RAW_BATCHED, make_executor, raw_end_to_end, small
+from benchmarks.tasks import RAW, against_raw, make_executor, small
 from durable_sync import DurableExecutor
 
 __all__ = ["measure"]
@@ -31,11 +31,11 @@ def measure(setting: Setting) -> Iterator[Figure]:
             setting.rounds,
             {
                 **{name: partial(_run, setting.url, turns, count, number) for count, name in names.items()},
-                RAW_BATCHED: lambda: raw_end_to_end(raw, number),
+                **against_raw(raw, number),
             },
         )
     for name in names.values():
-        yield compared(PART, f"{number:,} tasks, {name}", taken, name, names[1], beside=[RAW_BATCHED])
+        yield compared(PART, f"{number:,} tasks, {name}", taken, name, names[1], beside=RAW)
 
 
 def _run(url: str, prefixes: Iterator[str], processes: int, number: int) -> float:

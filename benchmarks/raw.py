@@ -1,8 +1,8 @@
 """The limit that a figure is held against: bare SQLAlchemy Core on the same tables and indexes, in one thread.
 
 The same rows are inserted, claimed and completed with the same durability, by statements that are built once; many
-rows go as one JSON text, which is the quickest way on all three databases. Left out is all that makes it a library: threads,
-leases, a fence beyond the status, handles, serialisation.
+rows go as one JSON text, which is the quickest way on all three databases. Left out is all that makes it a library:
+threads, leases, a fence beyond the status, handles, serialisation.
 """
 
 from __future__ import annotations

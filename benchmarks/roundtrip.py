@@ -12,7 +12,7 @@ from statistics import median
 from benchmarks.figures import Bar, Figure, at_most
 from benchmarks.processes import Worker
 from benchmarks.raw import Raw
-from benchmarks.setting import Setting, percentile
+from benchmarks.setting import Setting, percentile, taking_turns
 from benchmarks.tasks import make_executor, small, started
 from durable_sync import DurableExecutor
 
@@ -58,9 +58,13 @@ def _against_commits(setting: Setting, raw: Raw, executor: DurableExecutor, wher
     number = setting.size(2_000, 50)
     ours: list[list[float]] = []
     commits: list[list[float]] = []
-    for _ in range(setting.rounds):
-        commits.append(raw.three_commits(number))
-        ours.append(_round_trips(executor, number))
+    taking_turns(
+        setting.rounds,
+        {
+            COMMITS: lambda: commits.append(raw.three_commits(number)),
+            "ours": lambda: ours.append(_round_trips(executor, number)),
+        },
+    )
     for name, part in PERCENTILES.items():
         # Of a thousandth there are too few in one round.
         rounds = (

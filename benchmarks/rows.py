@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from benchmarks.setting import said
 
-__all__ = ["FINISHED", "fill", "later", "unknown"]
+__all__ = ["FINISHED", "fill", "later", "settle", "unknown"]
 
 _AT_ONCE = 250_000
 _YEAR = 365 * 24 * 3600 * 1_000_000
@@ -66,9 +66,9 @@ def later() -> Mapping[str, str]:
 
 
 def fill(url: str, table: str, number: int, columns: Mapping[str, str]) -> None:
-    """Writes so many rows, has the server count them as it would by itself in time, and says how long it took."""
+    """Writes so many rows, settles the table, and says how long it took."""
     engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    kind = {"mariadb": "mysql"}.get(name := make_url(url).get_backend_name(), name)
+    kind = _kind(url)
     with said(f"filled {table} with {number:,} rows"), engine.connect() as connection:
         for first in range(1, number + 1, _AT_ONCE):
             numbers = _NUMBERS[kind].format(first=first, last=min(first + _AT_ONCE - 1, number))
@@ -77,4 +77,16 @@ def fill(url: str, table: str, number: int, columns: Mapping[str, str]) -> None:
             cursor = connection.connection.cursor()
             cursor.execute(f"INSERT INTO {table} (id, {', '.join(columns)}) SELECT {values} FROM {numbers}")
             cursor.close()
-        connection.execute(text(_SETTLED[kind].format(table=table)))
+        settle(url, table)
+
+
+def settle(url: str, table: str) -> None:
+    """Has the server look at a table as it would by itself in time: also at one that others are held against."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(_SETTLED[_kind(url)].format(table=table)))
+
+
+def _kind(url: str) -> str:
+    name = make_url(url).get_backend_name()
+    return {"mariadb": "mysql"}.get(name, name)

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import TypeVar
 
 from attrs import frozen
 
 from benchmarks.figures import Bar, Figure
 
 __all__ = ["Part", "Setting", "compared", "percentile", "said", "say", "taking_turns"]
+
+T = TypeVar("T")
 
 
 @frozen
@@ -47,9 +50,9 @@ class Part:
     """False: it has no short form."""
 
 
-def taking_turns(rounds: int, measures: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def taking_turns(rounds: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Each measure once in each round; every second round goes backwards."""
-    taken: dict[str, list[float]] = {name: [] for name in measures}
+    taken: dict[str, list[T]] = {name: [] for name in measures}
     for number in range(rounds):
         for name in measures if number % 2 == 0 else reversed(list(measures)):
             taken[name].append(measures[name]())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,14 +13,15 @@ from benchmarks.raw import BATCH, Raw
 from durable_sync import DurableExecutor, Spawn, TaskCall, TaskHandle, TaskRegistry, wait
 
 __all__ = [
+    "RAW",
     "RAW_BATCHED",
     "RAW_SINGLE",
     "WORKERS",
+    "against_raw",
     "end_to_end",
     "family",
     "make_executor",
     "nap",
-    "raw_end_to_end",
     "registry",
     "ripened",
     "rows_of",
@@ -32,6 +33,9 @@ __all__ = [
 
 WORKERS = 8
 RAW_BATCHED, RAW_SINGLE = f"raw, batches of {BATCH}", "raw, one by one"
+RAW = (RAW_BATCHED, RAW_SINGLE)
+_FEWER = 20
+"""So many times fewer rows are enough for what is measured one by one."""
 _WARMING = 200
 _PATIENCE = 300.0
 
@@ -108,8 +112,10 @@ def _await(handles: Sequence[TaskHandle[Any]]) -> None:
         raise RuntimeError(f"{len(pending)} of {len(handles)} tasks did not end in {_PATIENCE:g} s: {left[:10]}")
 
 
-def raw_end_to_end(raw: Raw, number: int, batch: int = BATCH) -> float:
-    """Rows a second of the bare program, which does the same in one thread."""
-    if batch == 1:
-        return number / sum(raw.three_commits(number))
-    return number / raw.end_to_end(number, batch)
+def against_raw(raw: Raw, number: int) -> dict[str, Callable[[], float]]:
+    """Rows a second of the bare program, which does the same in one thread: in batches, and of fewer one by one."""
+    few = number // _FEWER
+    return {
+        RAW_BATCHED: lambda: number / raw.end_to_end(number, BATCH),
+        RAW_SINGLE: lambda: few / sum(raw.three_commits(few)),
+    }

@@ -10,7 +10,7 @@ from contextlib import closing
 from benchmarks.figures import Bar, Figure, at_least
 from benchmarks.raw import BATCH, Raw
 from benchmarks.setting import Setting, compared, taking_turns
-from benchmarks.tasks import RAW_BATCHED, RAW_SINGLE, end_to_end, make_executor, raw_end_to_end, small, started
+from benchmarks.tasks import RAW_BATCHED, RAW_SINGLE, against_raw, end_to_end, make_executor, small, started
 from durable_sync import DurableExecutor
 
 __all__ = ["measure"]
@@ -104,8 +104,7 @@ def _end_to_end(setting: Setting, raw: Raw) -> Figure:
             setting.rounds,
             {
                 "ours": lambda: end_to_end(executor, number),
-                RAW_BATCHED: lambda: raw_end_to_end(raw, number),
-                RAW_SINGLE: lambda: raw_end_to_end(raw, number // _FEWER, 1),
+                **against_raw(raw, number),
             },
         )
     work = f"end to end, {number:,} tasks, 8 workers"

@@ -30,12 +30,7 @@ def new_id() -> str:
     milliseconds, counter = ordered >> _COUNTER_BITS, ordered & ((1 << _COUNTER_BITS) - 1)
     high, low = counter >> 30, counter & ((1 << 30) - 1)
     value = (
-        (milliseconds & ((1 << 48) - 1)) << 80
-        | 0x7 << 76
-        | high << 64
-        | 0x2 << 62
-        | low << 32
-        | chance & 0xFFFFFFFF
+        (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low << 32 | chance & 0xFFFFFFFF
     )
     # As uuid.UUID writes it, in a third of the time.
     digits = f"{value:032x}"

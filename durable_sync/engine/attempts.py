@@ -84,26 +84,29 @@ class Attempt:
     @property
     def interruptible(self) -> Interruptible:
         """What its function runs in."""
-        if self._interruptible is None:
+        made = self._interruptible
+        if made is None:
             with self._lock:
-                self._interruptible = self._interruptible or Interruptible()
-        return self._interruptible
+                made = self._interruptible = self._interruptible or Interruptible()
+        return made
 
     @property
     def cancel_signal(self) -> Signal:
         """Set when the attempt is to stop."""
-        if self._cancel_signal is None:
+        made = self._cancel_signal
+        if made is None:
             with self._lock:
-                self._cancel_signal = self._cancel_signal or Signal(self._why_stopped, _shield)
-        return self._cancel_signal
+                made = self._cancel_signal = self._cancel_signal or Signal(self._why_stopped, _shield)
+        return made
 
     @property
     def shutdown_signal(self) -> Signal:
         """Set when the executor shuts down."""
-        if self._shutdown_signal is None:
+        made = self._shutdown_signal
+        if made is None:
             with self._lock:
-                self._shutdown_signal = self._shutdown_signal or Signal(ShutdownRequestedError, _shield)
-        return self._shutdown_signal
+                made = self._shutdown_signal = self._shutdown_signal or Signal(ShutdownRequestedError, _shield)
+        return made
 
     @property
     def has_hooks(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from durable_sync.engine.loop import Loop
 from durable_sync.storage.notices import Ears, tell
@@ -16,11 +16,10 @@ from durable_sync.storage.storage import Storage
 
 __all__ = ["Listener", "Notifier"]
 
-_SPACING_SECONDS = 0.005
-"""Messages closer together than this go as one: a NOTIFY takes a lock that all senders share."""
-_SPACING_OF_MANY = 0.025
-"""The same after a message about many: who waits for one of these waits for a busy process."""
-_MANY = 20
+_SPACING_SECONDS = 0.001
+"""For so long, for each event that it tells of, a message is followed by none: a NOTIFY takes a lock that all senders
+share. One after another, as of a caller who waits for each, go at once; of a busy process they go together."""
+_LONGEST_SPACING = 0.025
 _PROBE_SECONDS = 15.0
 _IDS_IN_A_MESSAGE = 150
 """More than these, 37 bytes each, would not fit the 8,000 bytes of a message."""
@@ -38,6 +37,7 @@ class Notifier(Loop):
         self._storage = storage
         self._telling_lock = threading.Lock()
         self._telling: dict[str, list[str]] = {}
+        self._events = 0
 
     def ready(self) -> None:
         """There is work to claim."""
@@ -51,10 +51,11 @@ class Notifier(Loop):
         """These were ended while they were running somewhere."""
         self._tell(_CANCELLED, execution_ids)
 
-    def _tell(self, what: str, execution_ids: Iterable[str]) -> None:
+    def _tell(self, what: str, execution_ids: Sequence[str]) -> None:
         with self._telling_lock:
             first = not self._telling
             self._telling.setdefault(what, []).extend(execution_ids)
+            self._events += max(len(execution_ids), 1)
         if first:
             self.wake()
 
@@ -62,13 +63,13 @@ class Notifier(Loop):
         """Sends what has gathered."""
         with self._telling_lock:
             telling, self._telling = self._telling, {}
+            events, self._events = self._events, 0
         if not telling:
             return float("inf")
         messages = [message for what, ids in telling.items() for message in self._messages(what, ids)]
         tell(self._storage, messages)
         # Not cut short by a wake: what comes within this time goes together.
-        many = sum(map(len, telling.values())) >= _MANY
-        self._stopping.wait(_SPACING_OF_MANY if many else _SPACING_SECONDS)
+        self._stopping.wait(min(events * _SPACING_SECONDS, _LONGEST_SPACING))
         return 0.0
 
     def _messages(self, what: str, ids: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ class Dialect:
         raise NotImplementedError("this database is given its rows one by one")
 
     def is_first_of_rows(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        """`column` is the first of one of the rows that `name` lists: said beside a join with them, where that helps."""
+        """`column` is the first of a row that `name` lists. Said beside a join with these rows, where that helps."""
         return true()
 
     def listed_as_json(self, columns: Iterable[ColumnElement[Any]]) -> FunctionElement[str] | None:
