@@ -56,8 +56,10 @@ FAULTS = [
     ("faults", ["pytest", "tests/faults", "--timeout", "7200"]),
     ("report", ["python", "-m", "tests.faults.report"]),
 ]
-# The rows of the laboratory that take no special rig, in their short form.
+# The rows of the laboratory that take no special rig, in their short form; its checker; and the controls, each of which
+# has to fail every time.
 SHORT_ROWS = [
+    "test_checker.py",
     "test_mutants.py",
     "test_kills.py",
     "test_commits.py",
@@ -66,6 +68,9 @@ SHORT_ROWS = [
     "test_sqlite.py",
     "test_user_engines.py",
     "test_stuck_threads.py",
+    "test_black_holes.py::test_without_a_watchdog",
+    "test_failover.py::test_asynchronous",
+    "test_clocks.py::test_belief_in_clocks_is_caught",
 ]
 SHORT_FAULTS = [("faults, in short", ["pytest", *("tests/faults/" + row for row in SHORT_ROWS)])]
 BENCH = [("bench", ["python", "-m", "benchmarks"])]

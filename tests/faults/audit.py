@@ -38,6 +38,7 @@ _MOVE_COLUMNS = {
 }
 _LEASE_COLUMNS = {
     "owner": ("VARCHAR(36)", "NEW.id"),
+    "process": ("VARCHAR(255)", "NEW.name"),
     "old_dead": ("BIGINT", "OLD.dead_at"),
     "new_dead": ("BIGINT", "NEW.dead_at"),
     "old_lease": ("BIGINT", "OLD.lease_expires_at"),
@@ -76,6 +77,8 @@ class LeaseChange:
     """One UPDATE of an incarnation that was dead, or died by it."""
 
     owner: str
+    process: str
+    """The name of its executor."""
     old_dead: int | None
     new_dead: int | None
     old_lease: int

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from tests.faults.audit import LeaseChange, Move, Row
 from tests.faults.history import End, History, Start
-from tests.faults.workload import EXPECTED, MAX_FAILURES
+from tests.faults.workload import EXPECTED, MAX_FAILURES, RETRIED, UNSIGNED
 
 __all__ = ["Account", "check"]
 
@@ -44,6 +44,8 @@ class Account:
     """Roots that somebody tried to cancel."""
     expected: Mapping[str, Collection[str]] = field(factory=lambda: EXPECTED)
     """How a root of each task may end."""
+    clock_offset: float = 0.0
+    """What to add to the monotonic clock, in microseconds, for the database's time."""
 
 
 def check(account: Account) -> list[str]:
@@ -53,6 +55,8 @@ def check(account: Account) -> list[str]:
         _one_outcome,
         _tokens,
         _owner_of_the_outcome,
+        _owner_of_the_error,
+        _starts,
         _leases,
         _retries,
         _endings,
@@ -72,6 +76,9 @@ class _Run:
         self.rows = {row.id: row for row in account.rows}
         self.starts: Mapping[str, list[Start]] = _grouped(account.history.starts, lambda start: start.execution_id)
         self.ends: Mapping[str, End] = {end.uid: end for end in account.history.ends}
+        self.errors: Mapping[str, list[End]] = _grouped(
+            [end for end in account.history.ends if end.error is not None], lambda end: end.execution_id
+        )
         self.moves: Mapping[str, list[Move]] = _grouped(account.moves, lambda move: move.execution_id)
         self.children: Mapping[str, list[Row]] = _grouped(
             [row for row in account.rows if row.parent_id is not None], lambda row: str(row.parent_id)
@@ -135,6 +142,8 @@ def _owner_of_the_outcome(run: _Run) -> Iterator[str]:
     for row in run.rows.values():
         found = _UID.search(row.run_output or "")
         if found is None:
+            if row.status == "completed" and row.task_id not in UNSIGNED:
+                yield f"{row.id} ({row.task_id}): completed with {row.run_output!r}, which no attempt has signed"
             continue
         by = [start for start in run.starts[row.id] if start.uid == found.group()]
         if not by:
@@ -148,6 +157,30 @@ def _owner_of_the_outcome(run: _Run) -> Iterator[str]:
         end = run.ends.get(found.group())
         if end is None or end.error is not None:
             yield f"{row.id} ({row.task_id}): the outcome of an attempt was recorded that never returned it"
+
+
+def _owner_of_the_error(run: _Run) -> Iterator[str]:
+    """What is recorded as failed is what the attempt of the row's last claim raised."""
+    for row in run.rows.values():
+        if row.status == "failed" and not any(end.token == row.claim_token for end in run.errors[row.id]):
+            yield f"{row.id} ({row.task_id}): failed, and claim {row.claim_token}, its last, raised nothing"
+
+
+def _starts(run: _Run) -> Iterator[str]:
+    """Who starts has the claim: it was made before, and nobody has taken the execution from him or claimed it since."""
+    for name, starts in run.starts.items():
+        moves = run.moves[name]
+        claims = {move.new_token: move.at for move in moves if move.new_token != move.old_token}
+        taken = {move.old_token: move.at for move in moves if move.recovers}
+        for start in starts:
+            at = start.at * 1e6 + run.account.clock_offset
+            if claims.get(start.token, at + 2 * CLOCK_ERROR) > at + CLOCK_ERROR:
+                yield f"{name}: was started under claim {start.token} before that was made"
+            later = [claimed_at for token, claimed_at in claims.items() if token > start.token]
+            ended_at = min([*later, taken.get(start.token, at)])
+            if ended_at < at - CLOCK_ERROR:
+                late = (at - ended_at) / 1e6
+                yield f"{name}: was started under claim {start.token} {late:.3f} s after it was another's"
 
 
 def _leases(run: _Run) -> Iterator[str]:
@@ -169,8 +202,17 @@ def _leases(run: _Run) -> Iterator[str]:
 
 def _retries(run: _Run) -> Iterator[str]:
     for row in run.rows.values():
-        if row.failures > MAX_FAILURES:
-            yield f"{row.id} ({row.task_id}): failed {row.failures} times, and its policy ends at {MAX_FAILURES}"
+        most = MAX_FAILURES if row.task_id in RETRIED else 1
+        if row.failures > most:
+            yield f"{row.id} ({row.task_id}): failed {row.failures} times, and its policy ends at {most}"
+        if row.status == "failed" and row.failures < most:
+            yield f"{row.id} ({row.task_id}): was given up after {row.failures} failures, and its policy ends at {most}"
+        raised = len(run.errors[row.id])
+        if row.task_id in RETRIED and row.failures > raised:
+            yield f"{row.id} ({row.task_id}): counts {row.failures} failures, and {raised} attempts raised an error"
+        started = len(run.starts[row.id])
+        if started > row.starts:
+            yield f"{row.id} ({row.task_id}): counts {row.starts} starts, and {started} attempts were started"
         lost = sum(move.old_status == "running" and move.new_status == "ready" for move in run.moves[row.id])
         if row.starts > 1 + lost:
             yield f"{row.id} ({row.task_id}): {row.starts} starts, and it became ready again only {lost} times"

@@ -32,7 +32,9 @@ class Start:
     starts: int
     uid: str
     process: str
+    """The name of the executor that owns it."""
     at: float
+    """When it was begun on, which is right after the lease was looked at."""
 
 
 @frozen
@@ -62,7 +64,7 @@ class History:
     ends: list[End] = field(factory=list)
     resignations: list[Resignation] = field(factory=list)
     told: dict[str, list[str]] = field(factory=dict)
-    """Ids of executions by what a caller noted of them: "enqueued", "cancelled"."""
+    """Ids of executions by what a caller noted of them: "enqueued", "cancelled", "woken"."""
     times: dict[str, list[float]] = field(factory=dict)
     """When each of these was noted."""
 
@@ -76,7 +78,7 @@ def append(path: Path, **entry: Any) -> None:
     """Writes one line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, (json.dumps({**entry, "at": time.monotonic()}) + "\n").encode())
+        os.write(descriptor, (json.dumps({"at": time.monotonic(), **entry}) + "\n").encode())
     finally:
         os.close(descriptor)
 
@@ -99,6 +101,7 @@ def instrument(path: Path, process: str) -> None:
             task_id=claimed.task_id,
             starts=claimed.starts,
             process=process,
+            at=attempt.started_at,
         )
         try:
             returned = call(attempt, *details)

@@ -117,21 +117,20 @@ class Laboratory:
             rows=audit.rows(self.engine),
             cancelled=list(self.cancelled),
             may_be_cancelled=list(self.may_be_cancelled),
+            clock_offset=self.clock_offset,
         )
         return evolve(account, **changes)
 
     def recoveries(self, crashes: Sequence[Crash]) -> list[float]:
-        """Seconds from each crash until each execution that ran in the process was taken from it."""
+        """Seconds from each crash until each execution that the process had claimed was taken from it."""
         account = self.account()
-        offset = self.clock_offset
-        by_claim = {(start.execution_id, start.token): start.process for start in account.history.starts}
+        processes = {change.owner: change.process for change in account.lease_changes}
         died = {crash.process: crash.at for crash in crashes}
-        found = []
-        for move in account.moves:
-            process = by_claim.get((move.execution_id, move.old_token))
-            if move.recovers and process in died:
-                found.append((move.at - offset) / 1e6 - died[process])
-        return found
+        return [
+            (move.at - self.clock_offset) / 1e6 - died[processes[move.old_owner]]
+            for move in account.moves
+            if move.recovers and move.old_owner in processes and processes[move.old_owner] in died
+        ]
 
     def problems(self, **changes: Any) -> list[str]:
         """What the checker says."""

@@ -37,6 +37,10 @@ ROWS = {
         "noticed within the watchdog's limit + 2 s; nothing started past the lease",
     ),
     "black hole that drops": ("packets dropped", "the same"),
+    "answer after the lease": (
+        "the answer to a claim held back until its lease is over, and others have done the work",
+        "started once, and not past the lease",
+    ),
     "shutdown in a hole *": ("shutdown asked in one of those, the slowest of 8 situations", "within 5 s + its timeout"),
     "locks of the vanished": ("a client that vanishes inside a transaction", "its locks are freed (in 5 to 15 s)"),
     "a user's engine at REPEATABLE READ": (

@@ -33,10 +33,13 @@ def live(executor: DurableExecutor, path: Path, point: str) -> None:
             ),
             "enqueued",
         )
-        work += acknowledged([executor.enqueue(asks, point)], "enqueued")
+        asking = executor.enqueue(asks, point)
+        work += acknowledged([asking], "enqueued")
         doomed: list[TaskHandle[Any]] = [executor.enqueue(endless), executor.enqueue(endless_family, 2)]
         acknowledged(doomed, "enqueued")
         _wait_for(lambda: _wakes(executor, point))
+        (asked,) = asking.get_execution().children
+        history.append(path, event="woken", execution_id=asked.execution_id)
         for handle in doomed:
             acknowledged([handle], "cancels")
             if handle.cancel():

@@ -327,6 +327,7 @@ def test_an_answer_after_the_lease(server_url: str) -> None:
         background = run.executor._desk.background
         wait_until(lambda: not background.attempts.claiming_since, 20, "the late claim")
         wait_until(lambda: not len(background.attempts), 20, "the end of what it claimed")
+    note("answer after the lease", database_of(server_url), starts=len(run.starts))
     assert done == 1
     assert len(run.starts) == 1
 

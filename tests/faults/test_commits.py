@@ -21,10 +21,11 @@ LEASE = 3.0
 def test_each_commit(database_url: str, tmp_path: Path) -> None:
     """Wherever the process dies, or an answer is lost, everything ends as it should, once."""
     points = 0
+    forgotten: list[str] = []
     with Laboratory(database_url, tmp_path, lease=LEASE) as laboratory:
         for mode in MODES:
             places = iter(size(full=range(1, 10_000), short=sorted(random.sample(range(1, 40), 3))))
-            while live_through(laboratory, next(places, 0), mode):
+            while live_through(laboratory, next(places, 0), mode, forgotten):
                 points += 1
         account = laboratory.account()
         told = account.history.told
@@ -34,12 +35,25 @@ def test_each_commit(database_url: str, tmp_path: Path) -> None:
             cancelled=told.get("cancelled", []),
             may_be_cancelled=told.get("cancels", []),
         )
-    note("commits", database_of(database_url), points=points, executions=len(account.rows), problems=len(problems))
+    note(
+        "commits",
+        database_of(database_url),
+        points=points,
+        executions=len(account.rows),
+        acknowledged={what: len(told.get(what, [])) for what in ("enqueued", "woken", "cancelled")},
+        forgotten=len(forgotten),
+        problems=len(problems),
+    )
     assert problems == []
+    assert forgotten == []
+    assert all(told[what] for what in ("enqueued", "woken", "cancelled"))
 
 
-def live_through(laboratory: Laboratory, place: int, mode: str) -> bool:
-    """One life with that COMMIT spoiled, and what others make of it; False if there was no such COMMIT."""
+def live_through(laboratory: Laboratory, place: int, mode: str, forgotten: list[str]) -> bool:
+    """One life with that COMMIT spoiled, and what others make of it; False if there was no such COMMIT.
+
+    Adds to `forgotten` what was acknowledged in it and was not so when it was over.
+    """
     if not place:
         return False
     point = f"{mode}-{place}"
@@ -49,8 +63,23 @@ def live_through(laboratory: Laboratory, place: int, mode: str) -> bool:
     laboratory.workers.all.remove(doomed)
     was_reached = reached.exists()
     assert code == (-9 if was_reached and mode != "lost" else 0), (point, code, doomed.log)
+    # Before others do the same once more, which would hide it.
+    forgotten += [f"{point}: {what}" for what in broken_words(laboratory)]
     finish(laboratory, point)
     return was_reached
+
+
+def broken_words(laboratory: Laboratory) -> list[str]:
+    """What was acknowledged to somebody so far, and is not so."""
+    told = laboratory.account().history.told
+    statuses = {row.id: row.status for row in audit.rows(laboratory.engine)}
+    wanted = {"woken": "completed", "cancelled": "cancelled"}
+    return [
+        f"{name} was acknowledged as {what}, and is {statuses.get(name, 'not there')}"
+        for what in ("enqueued", "woken", "cancelled")
+        for name in told.get(what, [])
+        if name not in statuses or statuses[name] != wanted.get(what, statuses[name])
+    ]
 
 
 def finish(laboratory: Laboratory, point: str) -> None:

@@ -113,8 +113,10 @@ def fail_over(
         for number in range(failovers):
             if number:
                 pair.rejoin()
-            laboratory.enqueue(mixture(size(full=480, short=160), 0.05))
+            laboratory.enqueue(mixture(size(full=320, short=80), 0.05))
             caller.go_on(size(full=200, short=20))
+            # So that there is work under way when it happens.
+            laboratory.enqueue(mixture(160, 0.05))
             before(pair, caller)
             pair.fail_over()
             promoted = time.monotonic()

@@ -19,6 +19,8 @@ from tests.faults.workload import mixture
 from tests.waiting import wait_until
 
 LEASE = 2.0
+REFUSALS = ("was fenced off", "taken over; nothing written")
+"""What a process says of an outcome that came too late."""
 
 
 def test_kills(database_url: str, tmp_path: Path) -> None:
@@ -67,6 +69,7 @@ def test_kills(database_url: str, tmp_path: Path) -> None:
     )
     assert problems == []
     assert directly > 0
+    assert recoveries, "nothing was ever taken over"
     assert slowest <= LEASE + (4.0 if name == "SQLite" else 1.0) + LENIENCE
 
 
@@ -98,18 +101,33 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
             suspend_one()
         laboratory.settle(120.0)
         problems = laboratory.problems()
-        refused = sum(worker.log.count("lease of executor") for worker in laboratory.workers.all)
+        lost = sum(worker.log.count("was lost") for worker in laboratory.workers.all)
         recovered = taken(laboratory)
+        stale = stale_ends(laboratory)
+        refused = sum(worker.log.count(words) for worker in laboratory.workers.all for words in REFUSALS)
     note(
         "suspensions",
         database_of(database_url),
         suspensions=times,
-        leases_lost=refused,
+        leases_lost=lost,
         recovered=recovered,
+        stale_ends=stale,
+        refused=refused,
         problems=len(problems),
     )
     assert problems == []
     assert recovered > 0
+    # The checker has seen that none of them got in; here is that there were some, and that they were told of.
+    assert stale > 0
+    assert refused > 0
+
+
+def stale_ends(laboratory: Laboratory) -> int:
+    """How many attempts came to their end after their execution had been taken from them."""
+    account = laboratory.account()
+    taken_at = {(move.execution_id, move.old_token): move.at for move in account.moves if move.recovers}
+    ends = [((end.execution_id, end.token), end.at * 1e6 + account.clock_offset) for end in account.history.ends]
+    return sum(at > taken_at.get(claim, float("inf")) for claim, at in ends)
 
 
 def taken(laboratory: Laboratory) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.conftest import require
 from tests.faults.callers import Caller, accounted
@@ -37,12 +38,16 @@ def test_servers_killed(server: Server, tmp_path: Path) -> None:
     """Whenever the server comes back, every executor works again soon, in the same process; nothing is lost."""
     url = server.create_database()
     back: list[float] = []
+    in_flight: list[int] = []
     with Laboratory(url, tmp_path, lease=LEASE) as laboratory, Caller(url) as caller:
         workers = [laboratory.start() for _ in range(3)]
         wait_until(lambda: len(working_since(laboratory, 0)) == len(workers), 20, "every process works")
         for number in range(size(full=8, short=2)):
-            laboratory.enqueue(mixture(size(full=480, short=160), 0.05))
-            time.sleep(size(full=15.0, short=0.5))  # the rhythm of the fault
+            laboratory.enqueue(mixture(size(full=320, short=80), 0.05))
+            time.sleep(size(full=14.0, short=0.2))  # the rhythm of the fault
+            ids = laboratory.enqueue(mixture(160, 0.05))
+            wait_until(lambda: under_way(laboratory, ids), 20, "they are under way")  # noqa: B023
+            in_flight.append(running(laboratory))
             end(server, politely=number % 2 == 1)
             time.sleep(OUTAGES[number % 2])  # the length of the fault
             server.start()
@@ -63,6 +68,7 @@ def test_servers_killed(server: Server, tmp_path: Path) -> None:
         acknowledged=len(account.enqueued),
         refused=len(caller.errors),
         slowest_enqueue=round(caller.slowest, 2),
+        running_at_the_kill=sum(in_flight),
         recovered=sum(move.recovers for move in account.moves),
         works_again=round(slowest, 2),
         restarted=restarted,
@@ -71,7 +77,19 @@ def test_servers_killed(server: Server, tmp_path: Path) -> None:
     assert problems == []
     assert errors == []
     assert restarted == 0
+    assert min(in_flight) > 0
     assert slowest <= WORKS_AGAIN + LENIENCE
+
+
+def under_way(laboratory: Laboratory, ids: list[str]) -> bool:
+    return not {start.execution_id for start in laboratory.account().history.starts}.isdisjoint(ids)
+
+
+def running(laboratory: Laboratory) -> int:
+    """How many executions are claimed now."""
+    with laboratory.engine.connect() as connection:
+        query = text("SELECT count(*) FROM durable_executions WHERE status = 'running'")
+        return int(connection.execute(query).scalar_one())
 
 
 def end(server: Server, *, politely: bool) -> None:

@@ -14,7 +14,7 @@ import tenacity
 from durable_sync import Done, ParentResult, Spawn, Task, TaskCall, TaskContext, TaskRegistry
 from tests.faults import history
 
-__all__ = ["EXPECTED", "MAX_FAILURES", "mixture", "one_of_each", "registry"]
+__all__ = ["EXPECTED", "MAX_FAILURES", "RETRIED", "UNSIGNED", "mixture", "one_of_each", "registry"]
 
 registry = TaskRegistry()
 
@@ -183,6 +183,10 @@ EXPECTED = {
     "loop": {"completed"},
 }
 """How a root may end that nobody cancels."""
+RETRIED = {"flaky", "hopeless", "unhurried"}
+"""Tasks that are tried again; no other fails more than once."""
+UNSIGNED = {"sequence", "loop", "approval"}
+"""Tasks whose output no attempt has signed: they have none of their own."""
 
 
 def one_of_each(seconds: float) -> list[TaskCall[Any]]:

@@ -31,6 +31,7 @@ from durable_sync.transitions import Transition, complete, fail, release, retry
 from tests.gates import PATIENCE, Gate
 from tests.races.holding import (
     LAPSED,
+    Blocked,
     LostAnswers,
     claim,
     enqueue,
@@ -170,12 +171,6 @@ def test_1_a_claim_that_arrives_late_is_not_released(
 # 2. Reap against renew
 
 
-def waits_for_the_lock(storage: Storage) -> threading.Event:
-    """Is set once a statement of this storage is on its way that meets another's lock on the executors."""
-    dialect = storage.database.dialect
-    return sends(storage.database.engine, "BEGIN IMMEDIATE" if dialect.single_writer else "UPDATE durable_executors")
-
-
 def test_2_a_renewal_under_way_keeps_the_reaper_off(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A renewal that has been written and not committed wins against a reaper that saw the old lease."""
     ours, theirs = open_storage(database_url), open_storage(database_url)
@@ -186,9 +181,9 @@ def test_2_a_renewal_under_way_keeps_the_reaper_off(database_url: str, monkeypat
     gate = held_after(monkeypatch, leases, "renew")
     renewal = in_thread(ours.renew, incarnation("a"))
     gate.wait_for_arrivals()
-    blocked = waits_for_the_lock(theirs)
+    blocked = Blocked(theirs)
     reaped = in_thread(theirs.reap, gave_up=GAVE_UP)
-    wait_for(blocked)
+    blocked.wait()
     gate.open()
     assert renewal.result(PATIENCE) is True
     assert reaped.result(PATIENCE).dead == []
@@ -205,9 +200,9 @@ def test_2_a_reaper_under_way_refuses_the_renewal(database_url: str, monkeypatch
     gate = held_after(monkeypatch, leases, "mark_dead")
     reaped = in_thread(theirs.reap, gave_up=GAVE_UP)
     gate.wait_for_arrivals()
-    blocked = waits_for_the_lock(ours)
+    blocked = Blocked(ours)
     renewal = in_thread(ours.renew, incarnation("a"))
-    wait_for(blocked)
+    blocked.wait()
     gate.open()
     assert renewal.result(PATIENCE) is False
     assert reaped.result(PATIENCE).dead == ["a"]
@@ -304,13 +299,6 @@ def three_claimed(storage: Storage) -> list[Fenced]:
     ]
 
 
-def writes(storage: Storage) -> threading.Event:
-    """Is set once a write of this storage to the executions is on its way."""
-    if storage.database.dialect.single_writer:
-        return sends(storage.database.engine, "BEGIN IMMEDIATE")
-    return sends(storage.database.engine, "durable_executions")
-
-
 def test_5_a_cancel_that_comes_while_outcomes_are_recorded(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished is final: a cancel that waited for the outcome's commit ends nothing, and says so."""
     ours, theirs = open_storage(database_url), open_storage(database_url)
@@ -318,9 +306,9 @@ def test_5_a_cancel_that_comes_while_outcomes_are_recorded(database_url: str, mo
     gate = held_after(monkeypatch, recording, "record")
     recorded = in_thread(ours.record, outcomes, uncertain=False)
     gate.wait_for_arrivals()
-    blocked = writes(theirs)
+    blocked = Blocked(theirs)
     cancelled = in_thread(theirs.cancel, outcomes[1].execution_id, GAVE_UP, patience=0)
-    wait_for(blocked)
+    blocked.wait()
     gate.open()
     assert recorded.result(PATIENCE).won == {outcome.identity for outcome in outcomes}
     assert cancelled.result(PATIENCE).finished == []
@@ -334,9 +322,9 @@ def test_5_outcomes_that_come_while_one_is_cancelled(database_url: str, monkeypa
     gate = held_after(monkeypatch, trees, "apply_to")
     cancelled = in_thread(theirs.cancel, outcomes[1].execution_id, GAVE_UP, patience=0)
     gate.wait_for_arrivals()
-    blocked = writes(ours)
+    blocked = Blocked(ours)
     recorded = in_thread(ours.record, outcomes, uncertain=False)
-    wait_for(blocked)
+    blocked.wait()
     gate.open()
     assert cancelled.result(PATIENCE).finished == [outcomes[1].execution_id]
     assert recorded.result(PATIENCE).won == {outcomes[0].identity, outcomes[2].identity}
