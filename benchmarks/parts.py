@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    alternatives,
     backlog,
     breakdown,
     fan,
@@ -36,6 +37,7 @@ _ALL = [
     Part(name="idle", title="An idle process", measure=idle.measure, duration="1 minute"),
     Part(name="memory", title="Memory", measure=memory.measure, duration="1 minute"),
     Part(name="handles", title="Handles that wait", measure=handles.measure, duration="1 minute"),
+    Part(name="alternatives", title="Other ways", measure=alternatives.measure, duration="1 minute"),
     Part(name="imports", title="Import", measure=imports.measure, duration="1 minute", uses_database=False),
 ]
 PARTS = {part.name: part for part in _ALL}

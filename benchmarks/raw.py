@@ -20,17 +20,20 @@ from durable_sync.ids import new_id
 from durable_sync.storage.database import Database
 from durable_sync.storage.tables import Tables, build_tables
 
-__all__ = ["BATCH", "Raw"]
+__all__ = ["BATCH", "OUTPUT", "Raw"]
 
 BATCH = 100
 """Rows in one statement of the batched program."""
+OUTPUT = "1"
 _INPUT = '{"number": 1}'
 
 
 class Raw:
     """The bare program on one database, under a table prefix of its own."""
 
-    def __init__(self, url: str, prefix: str = "raw_") -> None:
+    def __init__(self, url: str, prefix: str = "raw_", payload: str = _INPUT) -> None:
+        """`payload`: the input of each row."""
+        self._payload = payload
         self.tables: Tables = build_tables(prefix)
         # The library's own settings of a connection, and nothing else of it: full durability, READ COMMITTED.
         settings = Database(url)
@@ -119,7 +122,7 @@ class Raw:
                 "created_at": now,
                 "ready_at": now + place,
                 "updated_at": now,
-                "input": _INPUT,
+                "input": self._payload,
             }
             for place in range(number)
         ]
@@ -127,34 +130,44 @@ class Raw:
     def insert(self, rows: Sequence[dict[str, Any]]) -> None:
         """One commit."""
         with self.transaction() as connection:
-            if len(rows) > 1:
-                listed = json.dumps([[row[name] for name in self._columns] for row in rows])
-                connection.execute(self._insert_listed, {"v_rows": listed})
-            else:
-                connection.execute(self._insert, rows[0])
+            self.insert_in(connection, rows)
+
+    def insert_in(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """The same within a transaction."""
+        if len(rows) > 1:
+            listed = json.dumps([[row[name] for name in self._columns] for row in rows])
+            connection.execute(self._insert_listed, {"v_rows": listed})
+        else:
+            connection.execute(self._insert, rows[0])
 
     def claim(self, limit: int) -> list[str]:
-        """One commit; returns the ids. What is claimed is found first, as by whoever doesn't know what there is."""
-        now = time.time_ns() // 1000
+        """One commit; returns the ids."""
         with self.transaction() as connection:
-            ids = list(connection.execute(self._look, {"v_limit": limit}).scalars())
-            if limit == 1:
-                won = connection.execute(self._claim_one, {"v_id": ids[0], "v_now": now})
-            else:
-                won = connection.execute(self._claim_many, {"v_ids": ids, "v_now": now})
-            if self.dialect.update_returning:
-                return [row.id for row in won]
-            return ids
+            return self.claim_in(connection, limit)
+
+    def claim_in(self, connection: Connection, limit: int) -> list[str]:
+        """The same within a transaction. What is claimed is found first, as by whoever doesn't know what there is."""
+        now = time.time_ns() // 1000
+        ids = list(connection.execute(self._look, {"v_limit": limit}).scalars())
+        if limit == 1:
+            won = connection.execute(self._claim_one, {"v_id": ids[0], "v_now": now})
+        else:
+            won = connection.execute(self._claim_many, {"v_ids": ids, "v_now": now})
+        return [row.id for row in won] if self.dialect.update_returning else ids
 
     def complete(self, ids: Sequence[str]) -> None:
         """One commit."""
-        now = time.time_ns() // 1000
         with self.transaction() as connection:
-            if len(ids) > 1:
-                listed = json.dumps([[name, "1"] for name in ids])
-                connection.execute(self._complete_listed, {"v_rows": listed, "v_now": now})
-            else:
-                connection.execute(self._complete, {"v_id": ids[0], "v_output": "1", "v_now": now})
+            self.complete_in(connection, ids)
+
+    def complete_in(self, connection: Connection, ids: Sequence[str]) -> None:
+        """The same within a transaction."""
+        now = time.time_ns() // 1000
+        if len(ids) > 1:
+            listed = json.dumps([[name, OUTPUT] for name in ids])
+            connection.execute(self._complete_listed, {"v_rows": listed, "v_now": now})
+        else:
+            connection.execute(self._complete, {"v_id": ids[0], "v_output": OUTPUT, "v_now": now})
 
     def end_to_end(self, number: int, batch: int) -> float:
         """Seconds to insert, claim and complete so many rows in batches of this size."""

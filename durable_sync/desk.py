@@ -103,10 +103,11 @@ class Desk:
 
     def announce(self) -> None:
         """There is new work, committed or about to be."""
-        background = self.background
-        if background is not None:
-            background.enqueued()
-        self._messenger.ready()
+        with shielded():
+            background = self.background
+            if background is not None:
+                background.enqueued()
+            self._messenger.ready()
 
     def load(self, execution_id: str) -> StoredExecution:
         """The execution's row; ExecutionNotFoundError if there is none."""

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from durable_sync.clock import deadline_after
-from durable_sync.engine.interrupt import shielded
+from durable_sync.engine.interrupt import is_interrupted, shielded
 from durable_sync.errors import TaskError
 from durable_sync.execution import Execution, ExecutionStatus, Progress
 from durable_sync.failures import error_of
@@ -142,22 +142,25 @@ class TaskHandle(Generic[R_co]):
         def tell(_execution_id: str) -> None:
             finished.set()
 
-        self.desk.watch([self.execution_id], tell)
-        try:
-            with self.desk.waiting():
-                # Of the end of what runs here we are told, so there is no need to look before.
-                found = None if self.desk.holds(self.execution_id) else look()
-                if found is None and not _wait_for(finished, min(deadline, time.monotonic() + _SOON)):
-                    self.desk.attend()
-                while found is None:
-                    is_late = not _wait_for(finished, deadline)
-                    finished.clear()
-                    found = look()
-                    if found is None and is_late:
-                        self._refuse_unfinished(timeout)
-                return found
-        finally:
-            self.desk.unwatch([self.execution_id], tell)
+        # An interrupted task does not leave before the thread that it was lent is given back.
+        with shielded(finished.set):
+            self.desk.watch([self.execution_id], tell)
+            try:
+                with self.desk.waiting():
+                    # Of the end of what runs here we are told, so there is no need to look before.
+                    found = None if self.desk.holds(self.execution_id) else look()
+                    if found is None and not _wait_for(finished, min(deadline, time.monotonic() + _SOON)):
+                        self.desk.attend()
+                    while found is None and not is_interrupted():
+                        is_late = not _wait_for(finished, deadline)
+                        finished.clear()
+                        found = look()
+                        if found is None and is_late:
+                            self._refuse_unfinished(timeout)
+            finally:
+                self.desk.unwatch([self.execution_id], tell)
+        assert found is not None, "an interrupted task does not get here"
+        return found
 
     def _refuse_unfinished(self, timeout: float | timedelta | None) -> None:
         status = self.desk.load(self.execution_id).status
@@ -177,13 +180,11 @@ class TaskHandle(Generic[R_co]):
 
 
 def _wait_for(event: threading.Event, deadline: float) -> bool:
-    """Waits on an event until the deadline; left early, by an exception, if the calling task is stopped."""
+    """Waits on an event until the deadline; True if it is set."""
     # Slices, because a wait without end can't be left by Ctrl-C on Windows.
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             return event.is_set()
-        with shielded(event.set):
-            event.wait(min(left, 3600.0))
-        if event.is_set():
+        if event.wait(min(left, 3600.0)):
             return True

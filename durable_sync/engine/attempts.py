@@ -57,13 +57,15 @@ class Attempt:
     """One claim of one execution, from the claim until its outcome is recorded or void.
 
     Many wait in a queue, and Python's garbage collector looks through all that lives: so an attempt consists of as few
-    objects as may be, and has the rest made when it is first asked for. `lock` is one for all, and is never taken where
-    the task may be interrupted.
+    objects as may be, and has the rest made when it is first asked for. `lock` is one for all, held while a state
+    changes and nothing is made. A task's thread takes it neither while it may be interrupted, nor for long.
     """
 
-    def __init__(self, claimed: ClaimedExecution, task: Task[..., Any], lock: threading.Lock) -> None:
+    def __init__(self, claimed: ClaimedExecution, task: Task[..., Any], owner: str, lock: threading.Lock) -> None:
         self.claimed = claimed
         self.task = task
+        self.owner = owner
+        """The incarnation that has claimed it."""
         self._lock = lock
         self._interruptible: Interruptible | None = None
         self._cancel_signal: Signal | None = None
@@ -86,8 +88,9 @@ class Attempt:
         """What its function runs in."""
         made = self._interruptible
         if made is None:
+            fresh = Interruptible()
             with self._lock:
-                made = self._interruptible = self._interruptible or Interruptible()
+                made = self._interruptible = self._interruptible or fresh
         return made
 
     @property
@@ -95,8 +98,9 @@ class Attempt:
         """Set when the attempt is to stop."""
         made = self._cancel_signal
         if made is None:
+            fresh = Signal(self._why_stopped, _shield)
             with self._lock:
-                made = self._cancel_signal = self._cancel_signal or Signal(self._why_stopped, _shield)
+                made = self._cancel_signal = self._cancel_signal or fresh
         return made
 
     @property
@@ -104,8 +108,9 @@ class Attempt:
         """Set when the executor shuts down."""
         made = self._shutdown_signal
         if made is None:
+            fresh = Signal(ShutdownRequestedError, _shield)
             with self._lock:
-                made = self._shutdown_signal = self._shutdown_signal or Signal(ShutdownRequestedError, _shield)
+                made = self._shutdown_signal = self._shutdown_signal or fresh
         return made
 
     @property
@@ -218,7 +223,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of_states = threading.Lock()
+        self._attempts_lock = threading.Lock()
         self._held: dict[tuple[str, int], Attempt] = {}
         self._claiming: dict[object, float] = {}
 
@@ -237,9 +242,9 @@ class Attempts:
         """Monotonic time at which the first of the claims now under way began; None if there is none."""
         return min(list(self._claiming.values()), default=None)
 
-    def begin(self, claimed: ClaimedExecution, task: Task[..., Any]) -> Attempt:
-        """Holds an attempt of what has been claimed, once that has committed."""
-        attempt = Attempt(claimed, task, self._of_states)
+    def hold(self, claimed: ClaimedExecution, task: Task[..., Any], owner: str) -> Attempt:
+        """An attempt of what `owner` has claimed, once that has committed."""
+        attempt = Attempt(claimed, task, owner, self._attempts_lock)
         with self._lock:
             self._held[attempt.identity] = attempt
         return attempt

@@ -95,7 +95,7 @@ class Background:
             Outputs(storage, registry, serializer),
             Spawner(intake, serializer, settings.max_children, settings.max_payload_bytes),
             is_outage=lambda error: storage.database.dialect.fault(error) in {Fault.OUTAGE, Fault.CONTENTION},
-            may_start=self.lease.may_start_work,
+            may_start=lambda attempt: self.lease.covers(attempt.owner),
             watch=self.interrupter.watch,
             put=self._put,
             ended=lambda _attempt, run_seconds: pace.note(run_seconds),

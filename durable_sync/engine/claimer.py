@@ -157,8 +157,11 @@ class Claimer(Loop):
 
     def _excuse(self, expected: float, now: float) -> None:
         late = now - expected
-        if late > _HELD_UP and self._claimed_at > self._held_up.until:
-            self._held_up = _HoldUp(late, now)
+        if late <= _HELD_UP or self._claimed_at <= self._held_up.until:
+            return
+        # Of what waits still, some may have waited through the one before as well.
+        before = self._held_up.seconds if now - late - self._held_up.until < _QUEUED_TOO_LONG else 0.0
+        self._held_up = _HoldUp(before + late, now)
 
     def _claim_what_fits(self) -> float:
         self._release_stale()
@@ -250,7 +253,7 @@ class Claimer(Loop):
         with self._attempts.claiming():
             claimed = self._storage.claim(candidates, limit=limit, executor_id=executor_id)
             for execution in claimed:
-                self._take_in(execution)
+                self._take_in(execution, executor_id)
         # Others took what we saw: look further next time, where they aren't.
         contended = len(claimed) < min(limit, len(candidates))
         self._eagerness = min(self._eagerness * 2, self._max_eagerness) if contended else max(self._eagerness // 2, 1)
@@ -261,11 +264,11 @@ class Claimer(Loop):
             self.log.debug("claim: %d executions", len(claimed))
         return len(claimed)
 
-    def _take_in(self, execution: ClaimedExecution) -> None:
+    def _take_in(self, execution: ClaimedExecution, executor_id: str) -> None:
         task = self._registry.get(execution.task_id)
         if task is None:
             raise AssertionError(f"claimed an execution of the unknown task {execution.task_id!r}")
-        attempt = self._attempts.begin(execution, task)
+        attempt = self._attempts.hold(execution, task, executor_id)
         try:
             # A shutdown may have given up waiting for this claim.
             if not self.stopping:
@@ -336,4 +339,4 @@ class Claimer(Loop):
 
     def _unless_queued(self, delay: float) -> float:
         """Sooner, if something waits here that another process might run now."""
-        return min(delay, _LOOK_AFTER_QUEUED) if self._pool.room < 0 else delay
+        return min(delay, _LOOK_AFTER_QUEUED) if self._pool.has_queued else delay

@@ -87,7 +87,7 @@ class DirectClaimer:
                     return False
                 there, claimed = self._storage.enqueue_claimed(row, executor_id=executor_id, patience=patience)
                 if claimed:
-                    attempt = self._attempt(row)
+                    attempt = self._attempt(row, executor_id)
             return there
         finally:
             if attempt is None:
@@ -100,10 +100,10 @@ class DirectClaimer:
             else:
                 self._pool.submit_reserved(attempt)
 
-    def _attempt(self, row: NewExecution) -> Attempt:
+    def _attempt(self, row: NewExecution, executor_id: str) -> Attempt:
         task = self._registry.get(row.task_id)
         assert task is not None
-        return self._attempts.begin(ClaimedExecution.born(row), task)
+        return self._attempts.hold(ClaimedExecution.born(row), task, executor_id)
 
     def _enter(self) -> bool:
         with self._leaving:

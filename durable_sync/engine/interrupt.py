@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Wake = Callable[[], None]
 
-__all__ = ["Interrupted", "Interruptible", "current", "shielded"]
+__all__ = ["Interrupted", "Interruptible", "current", "is_interrupted", "shielded"]
 
 T = TypeVar("T")
 
@@ -212,6 +212,12 @@ _running = _Running()
 def current() -> Interruptible | None:
     """The Interruptible that runs on the calling thread, None elsewhere."""
     return _running.interruptible
+
+
+def is_interrupted() -> bool:
+    """True on the thread of a task that is to stop: Interrupted is raised once it leaves its shield."""
+    running = current()
+    return running is not None and running.interrupted
 
 
 def shielded(wake: Callable[[], None] | None = None) -> AbstractContextManager[None]:

@@ -61,6 +61,10 @@ class Lease:
         """False once the lease is about to end without a renewal."""
         return self.remaining > self.duration * _SAFETY
 
+    def covers(self, executor_id: str) -> bool:
+        """True if work may be started that this incarnation has claimed: not a former one, to which it is lost."""
+        return self.may_start_work() and executor_id == self.executor_id
+
     def renewed(self, asked_at: float) -> None:
         """A renewal sent at `asked_at` (steady seconds) has succeeded."""
         now = steady_seconds()

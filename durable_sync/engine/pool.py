@@ -44,8 +44,8 @@ class WorkerPool:
 
     @property
     def has_queued(self) -> bool:
-        """True while some wait for a thread, if only for a moment."""
-        return not self._queue.empty()
+        """True while more are queued or running than there are threads."""
+        return self._load > len(self._threads)
 
     @property
     def load(self) -> int:

@@ -36,7 +36,7 @@ class Runner:
         outputs: Outputs,
         spawner: Spawner,
         *,
-        may_start: Callable[[], bool],
+        may_start: Callable[[Attempt], bool],
         watch: Callable[[Attempt, float], None],
         is_outage: Callable[[BaseException], bool],
         put: Callable[[Attempt, Outcome], None],
@@ -53,7 +53,7 @@ class Runner:
 
     def run(self, attempt: Attempt) -> None:
         """Runs a queued attempt on the calling thread and hands its outcome over, unless that is void."""
-        if not self._may_start():
+        if not self._may_start(attempt):
             if attempt.unqueue():
                 self._put(attempt, Outcome(release(started=False)))
             return

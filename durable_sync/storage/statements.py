@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
-    FromClause,
     Table,
     Update,
     bindparam,
@@ -314,10 +313,6 @@ def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def _update_by_json(sql: Sql, transition: Transition) -> Any:
-    return _fenced_update_from(sql, transition, sql.dialect.rows_of_json("v_rows", _types_of(sql, transition)))
-
-
 def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:
     """The columns of a row that stands for a change of this shape."""
     t = sql.executions
@@ -335,8 +330,10 @@ def _row_of(change: Fenced) -> list[Any]:
     return [change.execution_id, change.claim_token, *varying]
 
 
-def _fenced_update_from(sql: Sql, transition: Transition, v: FromClause) -> Any:
+def _update_by_json(sql: Sql, transition: Transition) -> Any:
+    """Of the rows that `v_rows` lists, each as by `_row_of`."""
     t = sql.executions
+    v = sql.dialect.rows_of_json("v_rows", _types_of(sql, transition))
     now = sql.now()
     rendered = {name: _render(now, t.c[name], value, v.c.get(f"v_{name}")) for name, value in transition.values.items()}
     return (

@@ -9,6 +9,7 @@ import pytest
 
 from durable_sync import DurableExecutor, TaskContext, TaskHandle, as_completed, wait
 from tests.behaviour.conftest import NewExecutor
+from tests.gates import Gate
 from tests.paths import one_database
 from tests.waiting import wait_until
 
@@ -90,6 +91,37 @@ def test_what_it_waits_for_may_be_queued_here_already(new_executor: NewExecutor)
         for handle in executor.enqueue_many(quick.bind() for _ in range(20)):
             handle.result(timeout=SOON)
         assert executor.enqueue(waiting).result(timeout=2 * SOON) == 1
+
+
+@one_database
+def test_a_loan_ends_with_an_interrupt(new_executor: NewExecutor, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is stopped just when it is lent a thread gives it back."""
+    executor = new_executor(max_workers=1)
+    sleeper = executor.sleeping_task("sleeper")
+
+    @executor.task
+    def waiting() -> None:
+        executor.enqueue(sleeper.options(key="never")).wait()
+
+    with executor:
+        background = executor._desk.background
+        assert background is not None
+        freed = background.pool._on_free
+
+        def freed_slowly() -> None:
+            if background.pool.lent and background.pool.is_worker():
+                gate.pass_through()
+            freed()
+
+        monkeypatch.setattr(background.pool, "_on_free", freed_slowly)
+        handle = executor.enqueue(waiting)
+        gate.wait_for_arrivals()
+        (attempt,) = background.attempts.running()
+        assert handle.cancel()
+        wait_until(lambda: attempt.interruptible.interrupted)
+        gate.open()
+        wait_until(lambda: background.pool.load == 0)
+        assert background.pool.lent == 0
 
 
 @one_database

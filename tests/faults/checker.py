@@ -47,6 +47,14 @@ class Account:
     clock_offset: float = 0.0
     """What to add to the monotonic clock, in microseconds, for the database's time."""
 
+    def database_time(self, monotonic: float) -> float:
+        """Microseconds, of seconds by the processes' clock."""
+        return monotonic * 1e6 + self.clock_offset
+
+    def taken_at(self) -> dict[tuple[str, int], int]:
+        """When an execution was taken from the owner of a claim: by its id and claim token."""
+        return {(move.execution_id, move.old_token): move.at for move in self.moves if move.recovers}
+
 
 def check(account: Account) -> list[str]:
     """Every broken promise as a sentence; none, if all were kept."""
@@ -168,16 +176,15 @@ def _owner_of_the_error(run: _Run) -> Iterator[str]:
 
 def _starts(run: _Run) -> Iterator[str]:
     """Who starts has the claim: it was made before, and nobody has taken the execution from him or claimed it since."""
+    taken_at = run.account.taken_at()
     for name, starts in run.starts.items():
-        moves = run.moves[name]
-        claims = {move.new_token: move.at for move in moves if move.new_token != move.old_token}
-        taken = {move.old_token: move.at for move in moves if move.recovers}
+        claims = {move.new_token: move.at for move in run.moves[name] if move.new_token != move.old_token}
         for start in starts:
-            at = start.at * 1e6 + run.account.clock_offset
+            at = run.account.database_time(start.at)
             if claims.get(start.token, at + 2 * CLOCK_ERROR) > at + CLOCK_ERROR:
                 yield f"{name}: was started under claim {start.token} before that was made"
             later = [claimed_at for token, claimed_at in claims.items() if token > start.token]
-            ended_at = min([*later, taken.get(start.token, at)])
+            ended_at = min([*later, taken_at.get((name, start.token), at)])
             if ended_at < at - CLOCK_ERROR:
                 late = (at - ended_at) / 1e6
                 yield f"{name}: was started under claim {start.token} {late:.3f} s after it was another's"

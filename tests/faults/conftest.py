@@ -8,6 +8,6 @@ from tests.faults.figures import IS_FULL, confirm
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Each bar that a test has is held, once it has passed."""
-    if IS_FULL and report.when == "call" and report.passed:
-        confirm(report.nodeid)
+    """Each bar that a test has is held once it has passed, and until it passes again."""
+    if IS_FULL and report.when != "teardown":
+        confirm(report.nodeid, held=report.when == "call" and report.passed)

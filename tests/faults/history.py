@@ -34,7 +34,7 @@ class Start:
     process: str
     """The name of the executor that owns it."""
     at: float
-    """When it was begun on, which is right after the lease was looked at."""
+    """When its thread was about to look whether the lease still holds."""
 
 
 @frozen
@@ -86,29 +86,39 @@ def append(path: Path, **entry: Any) -> None:
 def instrument(path: Path, process: str) -> None:
     """Has every attempt of this process noted, whatever its task, and every resignation."""
     from durable_sync.engine import runner
+    from durable_sync.engine.interrupt import shielded
+    from durable_sync.engine.lease import Lease
     from durable_sync.storage import leases
 
-    call, resign = runner._call, leases.resign
+    call, resign, covers = runner._call, leases.resign, Lease.covers
+
+    def noted_covers(lease: Lease, executor_id: str) -> bool:
+        # Before it looks: who is stopped between this and the look finds that his lease has ended.
+        _local.looked_at = time.monotonic()
+        return covers(lease, executor_id)
 
     def noted_call(attempt: Any, *details: Any) -> Any:
         claimed = attempt.claimed
         _local.uid = uuid.uuid4().hex
         named = {"execution_id": claimed.execution_id, "token": claimed.claim_token, "uid": _local.uid}
-        append(
-            path,
-            event="start",
-            **named,
-            task_id=claimed.task_id,
-            starts=claimed.starts,
-            process=process,
-            at=attempt.started_at,
-        )
+        with shielded():
+            append(
+                path,
+                event="start",
+                **named,
+                task_id=claimed.task_id,
+                starts=claimed.starts,
+                process=process,
+                at=_local.looked_at,
+            )
         try:
             returned = call(attempt, *details)
         except BaseException as error:
-            append(path, event="end", **named, error=type(error).__name__)
+            with shielded():
+                append(path, event="end", **named, error=type(error).__name__)
             raise
-        append(path, event="end", **named, error=None)
+        with shielded():
+            append(path, event="end", **named, error=None)
         return returned
 
     def noted_resign(sql: Any, connection: Any, executor_id: str) -> None:
@@ -116,6 +126,7 @@ def instrument(path: Path, process: str) -> None:
         resign(sql, connection, executor_id)
 
     runner._call = noted_call
+    Lease.covers = noted_covers  # type: ignore[method-assign]
     leases.resign = noted_resign
 
 

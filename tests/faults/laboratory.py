@@ -23,6 +23,17 @@ from tests.faults.workload import registry
 __all__ = ["Laboratory"]
 
 
+def offset_of(engine: Engine) -> float:
+    """What to add to the monotonic clock, in microseconds, for the database's time, by the quickest of some looks."""
+    looks: list[tuple[float, float]] = []
+    for _ in range(5):
+        before = time.monotonic()
+        told = audit.now(engine)
+        after = time.monotonic()
+        looks.append((after - before, told - (before + after) / 2 * 1e6))
+    return min(looks)[1]
+
+
 class Laboratory:
     """One database and its processes. `options` are those of the processes' executors."""
 
@@ -35,7 +46,7 @@ class Laboratory:
         self.executor = DurableExecutor(url, tasks=registry, name="laboratory")
         self.executor.migrate()
         audit.install(self.engine)
-        self.clock_offset = audit.now(self.engine) - time.monotonic() * 1e6
+        self.clock_offset = offset_of(self.engine)
         """What to add to the monotonic clock, in microseconds, for the database's time."""
         self.workers = Workers(url, folder, "tests.faults.worker")
         self.enqueued: list[str] = []
@@ -108,7 +119,7 @@ class Laboratory:
 
     def account(self, **changes: Any) -> Account:
         """All that is known now."""
-        told = history.read(history_in(self.folder))
+        told = history.read(self.history)
         account = Account(
             enqueued=[*self.enqueued, *told.told.get("enqueued", [])],
             history=told,

@@ -22,6 +22,7 @@ from tests.conftest import do_without
 from tests.faults import audit
 from tests.faults.cable import Cable
 from tests.faults.figures import LENIENCE, database_of, note, size
+from tests.faults.laboratory import offset_of
 from tests.faults.proxy import Harm, Proxy, Unit
 from tests.waiting import wait_until
 
@@ -161,7 +162,7 @@ class Run:
         self.executor = DurableExecutor(database or hole.url, tasks=registry, name="behind", lease=lease, max_workers=4)
         self.client = DurableExecutor(url, tasks=registry)
         self.client.migrate()
-        self.clock_offset = audit.now(self.engine) - time.monotonic() * 1e6
+        self.clock_offset = offset_of(self.engine)
 
     def __enter__(self) -> Run:
         with self.hole.inside():

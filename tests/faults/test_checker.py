@@ -124,6 +124,11 @@ def family(**of_parent: Any) -> Account:
 
 
 FAMILY = family()
+FINALIZED = family(plan=json.dumps({"kind": "children", "fail_fast": True, "finalize": "d"}))
+"""Its second child is its finalize."""
+FINALIZED = evolve(
+    FINALIZED, rows=[*FINALIZED.rows[:2], evolve(FINALIZED.rows[2], child_index=None, started_at=4 * SECOND)]
+)
 IN_TURN = family(plan=json.dumps({"kind": "steps", "fail_fast": True, "finalize": None}))
 """Its children follow one another."""
 
@@ -134,7 +139,7 @@ def with_row(account: Account, place: int = 0, **changes: Any) -> Changes:
     return {"rows": rows}
 
 
-@pytest.mark.parametrize("account", [GOOD, RECOVERED, HOPELESS, FAMILY])
+@pytest.mark.parametrize("account", [GOOD, RECOVERED, HOPELESS, FAMILY, FINALIZED])
 def test_a_good_run_passes(account: Account) -> None:
     """Nothing is wrong with what completed once, was recovered, failed as often as it may, or was a family."""
     assert check(account) == []
@@ -205,6 +210,10 @@ BROKEN: list[tuple[Account, Changes, str]] = [
     (FAMILY, with_row(FAMILY, finished_at=4 * SECOND), "completed before its child d had finished"),
     (FAMILY, with_row(FAMILY, 1, status="running"), "is running below p, which is completed"),
     (FAMILY, with_row(FAMILY, 1, parent_id="x"), "its parent x has no row"),
+    (FINALIZED, with_row(FINALIZED, 2, id="x"), "has 1 finalizes; its plan names d"),
+    (FINALIZED, with_row(FINALIZED, status="finalize_failed"), "finalize_failed, and its finalize completed"),
+    (FINALIZED, with_row(FINALIZED, 2, started_at=3 * SECOND), "its finalize was started before its child c"),
+    (FINALIZED, with_row(FINALIZED, 2, status="failed"), "completed, though its finalize is failed"),
     (IN_TURN, {}, "child 1 was started before child 0 had finished"),
 ]
 

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from tests.conftest import do_without
 from tests.faults.figures import LENIENCE, database_of, note, size
 from tests.faults.holdings import IS_KNOWN, connections
 from tests.faults.laboratory import Laboratory
@@ -23,7 +24,12 @@ from tests.faults.webserver import WORKERS, Gunicorn
 from tests.processes import Script
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(not IS_KNOWN, reason="this system doesn't tell what a process has open")
+
+@pytest.fixture(autouse=True)
+def _holdings() -> None:
+    if not IS_KNOWN:
+        do_without("what a process has open: this system doesn't tell")
+
 
 OWN_LOOPS = {"claim", "record", "renew", "reap", "interrupt", "supervise"}
 """The threads, by their verbs, of an executor that is started."""

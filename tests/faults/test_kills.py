@@ -125,8 +125,8 @@ def test_suspensions(database_url: str, tmp_path: Path) -> None:
 def stale_ends(laboratory: Laboratory) -> int:
     """How many attempts came to their end after their execution had been taken from them."""
     account = laboratory.account()
-    taken_at = {(move.execution_id, move.old_token): move.at for move in account.moves if move.recovers}
-    ends = [((end.execution_id, end.token), end.at * 1e6 + account.clock_offset) for end in account.history.ends]
+    taken_at = account.taken_at()
+    ends = [((end.execution_id, end.token), account.database_time(end.at)) for end in account.history.ends]
     return sum(at > taken_at.get(claim, float("inf")) for claim, at in ends)
 
 

@@ -11,13 +11,19 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
+from tests.conftest import do_without
 from tests.crashes.processes import Workers
 from tests.faults.figures import database_of, note, size
 from tests.faults.holdings import IS_KNOWN
 from tests.faults.laboratory import Laboratory
 from tests.faults.soak import HOURS, STEPS_A_LEASE
 
-pytestmark = pytest.mark.skipif(not IS_KNOWN, reason="this system doesn't tell what a process has open")
+
+@pytest.fixture(autouse=True)
+def _holdings() -> None:
+    if not IS_KNOWN:
+        do_without("what a process has open: this system doesn't tell")
+
 
 CYCLES = size(full=200, short=16)
 WINDOW = 4

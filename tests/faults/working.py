@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from tests.crashes.processes import history_in
 from tests.faults import history
 from tests.faults.laboratory import Laboratory
 
@@ -18,7 +17,7 @@ def working_since(laboratory: Laboratory, since: float) -> dict[str, float]:
         rows = connection.execute(query, {"since": round(since * 1e6 + laboratory.clock_offset)})
         claimed = {(row.execution_id, row.new_token) for row in rows}
     working: dict[str, float] = {}
-    for start in history.read(history_in(laboratory.folder)).starts:
+    for start in history.read(laboratory.history).starts:
         if (start.execution_id, start.token) in claimed:
             working.setdefault(start.process, start.at - since)
     return working

@@ -113,7 +113,7 @@ class Process:
         (claimed,) = self.storage.claim([execution_id], limit=1, executor_id=self.name)
         task = registry.get(claimed.task_id)
         assert task is not None
-        return Attempts().begin(claimed, task)
+        return Attempts().hold(claimed, task, self.name)
 
     def returns(self, attempt: Attempt, output: Any) -> Fenced:
         """The outcome of an attempt whose function returned this."""

@@ -168,6 +168,32 @@ def test_1_a_claim_that_arrives_late_is_not_released(
     assert "never arrived" not in caplog.text
 
 
+def test_1_a_claim_of_a_former_life_is_not_started(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was claimed by an incarnation that died before the answer came is started by nobody under that claim."""
+    executor = DurableExecutor(database_url, lease=1, max_workers=4, poll_interval=0.1)
+    others = open_storage(database_url)
+    tokens: list[int] = []
+
+    @executor.task
+    def run() -> None:
+        background = executor._desk.background
+        assert background is not None
+        (attempt,) = background.attempts.running()
+        tokens.append(attempt.claimed.claim_token)
+
+    with executor:
+        lease = executor._desk.background.lease
+        former = lease.executor_id
+        gate = held_after(monkeypatch, Storage, "claim")
+        handle = executor.enqueue(run.options(key="not claimed at once"))
+        gate.wait_for_arrivals()
+        others.resign(former)
+        wait_until(lambda: lease.executor_id != former and lease.may_start_work(), PATIENCE)
+        gate.open()
+        handle.result(timeout=PATIENCE)
+    assert tokens == [2]
+
+
 # 2. Reap against renew
 
 
