@@ -24,7 +24,7 @@ __all__ = ["Claimer", "Pace"]
 
 _PREFETCH_SECONDS = 0.05
 """What is claimed beyond the free workers should start within this time."""
-_MAX_PREFETCH = 500
+_MAX_PREFETCH = 1000
 _LEAST_RESERVE, _MOST_RESERVE = 0.25, 0.75
 """Of what is prefetched: what is left when it pays to claim again. Refilling by handfuls would cost a commit each."""
 _RESERVED_CLAIMS = 2.0

@@ -36,8 +36,9 @@ class Fetch:
         return fetched
 
     def _each(self, connection: Connection, statement: Any, given: Mapping[str, Any]) -> list[Sequence[Any]]:
-        result: Any = connection.execute(statement, given)
-        return list(result)
+        # All at once: a driver's own loop is several times as quick as one row after another.
+        found: list[Any] = list(connection.execute(statement, given).all())
+        return found
 
 
 def fetch_of(sql: Sql, rows: Any, *texts: ColumnElement[str]) -> Fetch:

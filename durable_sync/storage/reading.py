@@ -47,7 +47,7 @@ _SHOWN = (
 def get(sql: Sql, connection: Connection, ids: Sequence[str]) -> dict[str, StoredExecution]:
     """The executions of these ids that exist, by id."""
     query = sql.built("get", lambda: _whole(sql))
-    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}))
+    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}).all())
     return {row.id: StoredExecution.from_row(row) for row in rows}
 
 
@@ -62,7 +62,7 @@ def outputs(sql: Sql, connection: Connection, ids: Sequence[str]) -> list[Output
     """What is needed to read the outputs of these."""
     t = sql.executions
     query = sql.built("outputs", lambda: select(*_output_columns(sql)).where(sql.dialect.is_among(t.c.id, "v_ids")))
-    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}))
+    rows = (row for some in _chunks(ids) for row in connection.execute(query, {"v_ids": some}).all())
     return [OutputRow.from_row(row) for row in rows]
 
 

@@ -153,9 +153,7 @@ def without_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def parameters_of(transition: Transition) -> dict[str, Any]:
     """What the statement of the transition's shape is run with."""
-    return {
-        f"v_{name}": given for name, value in transition.values.items() if (given := _parameter(value)) is not _CONSTANT
-    }
+    return {f"v_{name}": _parameter(transition.values[name]) for name in _varying(transition)}
 
 
 def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> int:
@@ -207,7 +205,7 @@ def _bulky_apart(groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
 
 
 def _is_bulky(transition: Transition) -> bool:
-    return any(isinstance(value, str) and len(value) > BULKY for value in transition.values.values())
+    return any(type(value) is str and len(value) > BULKY for value in transition.values.values())
 
 
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced], *, hopeful: bool) -> set[tuple[str, int]]:
@@ -230,7 +228,7 @@ def _held(sql: Sql, connection: Connection, group: Sequence[Fenced]) -> set[tupl
     identities = {change.identity for change in group}
     query = sql.built(("held", *sources), lambda: _holding(sql, sources))
     ids = sorted({change.execution_id for change in group})
-    return {(row.id, row.claim_token) for row in connection.execute(query, {"v_ids": ids})} & identities
+    return {(row.id, row.claim_token) for row in connection.execute(query, {"v_ids": ids}).all()} & identities
 
 
 def _holding(sql: Sql, sources: Sequence[str]) -> Any:
@@ -289,7 +287,7 @@ def _apply_returning(sql: Sql, connection: Connection, group: Sequence[Fenced]) 
     return {
         (row.id, row.claim_token)
         for listed in _as_json(group)
-        for row in connection.execute(statement, {"v_rows": listed})
+        for row in connection.execute(statement, {"v_rows": listed}).all()
     }
 
 
@@ -297,10 +295,12 @@ def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
     """The changes, in texts that fit a packet."""
     rows: list[list[Any]] = []
     size = 0
+    varying = _varying(group[0].transition)
     for change in group:
-        row = _row_of(change)
+        values = change.transition.values
+        row = [change.execution_id, change.claim_token, *[_parameter(values[name]) for name in varying]]
         # Quotes are escaped twice, so that a text may double twice.
-        length = 4 * sum(len(value) for value in row if isinstance(value, str))
+        length = 4 * sum([len(value) for value in row if type(value) is str])
         if rows and size + length > MAX_PACKET:
             yield _encode(rows)
             rows, size = [], 0
@@ -316,22 +316,17 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 def _types_of(sql: Sql, transition: Transition) -> dict[str, Any]:
     """The columns of a row that stands for a change of this shape."""
     t = sql.executions
-    varying = {
-        f"v_{name}": _carrier(t.c[name], value).type
-        for name, value in transition.values.items()
-        if _parameter(value) is not _CONSTANT
-    }
+    varying = {f"v_{name}": _carrier(t.c[name], transition.values[name]).type for name in _varying(transition)}
     return {"v_id": t.c.id.type, "v_token": BigInteger(), **varying}
 
 
-def _row_of(change: Fenced) -> list[Any]:
-    """In the order of `_types_of`."""
-    varying = [given for value in change.transition.values.values() if (given := _parameter(value)) is not _CONSTANT]
-    return [change.execution_id, change.claim_token, *varying]
+def _varying(transition: Transition) -> list[str]:
+    """The columns in which transitions of this shape may differ."""
+    return [name for name, value in transition.values.items() if _parameter(value) is not _CONSTANT]
 
 
 def _update_by_json(sql: Sql, transition: Transition) -> Any:
-    """Of the rows that `v_rows` lists, each as by `_row_of`."""
+    """Of the rows that `v_rows` lists, each in the order of `_types_of`."""
     t = sql.executions
     v = sql.dialect.rows_of_json("v_rows", _types_of(sql, transition))
     now = sql.now()
