@@ -116,6 +116,7 @@ class Claimer(Loop):
         self._timers_seen_at = float("-inf")
         self._looked_at = 0.0
         self._held_up = _HoldUp()
+        self._excused_at = float("-inf")
         self._claimed_at = float("-inf")
         self._max_eagerness = _MOST_SEEN if storage.database.dialect.claims_from_many else 1
         self._eagerness = 1
@@ -146,7 +147,7 @@ class Claimer(Loop):
         self._looked_at = time.monotonic()
         planned, self._planned = self._planned, float("inf")
         self._excuse(planned, self._looked_at)
-        expected = self._looked_at + self._claim_seconds if self._pool.has_queued else float("inf")
+        expected = self._looked_at + self._claim_seconds
         delay = self._claim_what_fits()
         now = time.monotonic()
         self._excuse(expected, now)
@@ -157,8 +158,10 @@ class Claimer(Loop):
 
     def _excuse(self, expected: float, now: float) -> None:
         late = now - expected
-        if late <= _HELD_UP or self._claimed_at <= self._held_up.until:
+        if late <= _HELD_UP or self._claimed_at <= self._excused_at:
             return
+        # What this look has claimed counts as claimed since.
+        self._excused_at = self._looked_at
         # Of what waits still, some may have waited through the one before as well.
         before = self._held_up.seconds if now - late - self._held_up.until < _QUEUED_TOO_LONG else 0.0
         self._held_up = _HoldUp(before + late, now)
