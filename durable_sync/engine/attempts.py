@@ -113,6 +113,11 @@ class Attempt:
                 made = self._shutdown_signal = self._shutdown_signal or fresh
         return made
 
+    def has_returned(self) -> None:
+        """The function has ended: its thread is not stuck, and nothing of what could have stopped it is needed."""
+        self.returned = True
+        self._interruptible = None
+
     @property
     def has_hooks(self) -> bool:
         """True while callbacks wait for it to be stopped."""
