@@ -128,9 +128,9 @@ def no_comparison() -> None:
     Heartbeat._compare = lambda self: None  # type: ignore[method-assign]
     take_in = Claimer._take_in
 
-    def forgetful(self: Claimer, execution: Any) -> None:
+    def forgetful(self: Claimer, *claimed: Any) -> None:
         if random.random() > 0.05:
-            take_in(self, execution)
+            take_in(self, *claimed)
 
     Claimer._take_in = forgetful  # type: ignore[method-assign]
 
