@@ -83,10 +83,18 @@ def append(path: Path, **entry: Any) -> None:
         os.close(descriptor)
 
 
+def _append_surely(path: Path, **entry: Any) -> None:
+    """The same, also if the attempt is interrupted meanwhile. (A shield would have an interrupt end what ignores it.)"""
+    try:
+        append(path, **entry)
+    except BaseException:
+        append(path, **entry)
+        raise
+
+
 def instrument(path: Path, process: str) -> None:
     """Has every attempt of this process noted, whatever its task, and every resignation."""
     from durable_sync.engine import runner
-    from durable_sync.engine.interrupt import shielded
     from durable_sync.engine.lease import Lease
     from durable_sync.storage import leases
 
@@ -101,7 +109,7 @@ def instrument(path: Path, process: str) -> None:
         claimed = attempt.claimed
         _local.uid = uuid.uuid4().hex
         named = {"execution_id": claimed.execution_id, "token": claimed.claim_token, "uid": _local.uid}
-        with shielded():
+        try:
             append(
                 path,
                 event="start",
@@ -111,14 +119,11 @@ def instrument(path: Path, process: str) -> None:
                 process=process,
                 at=_local.looked_at,
             )
-        try:
             returned = call(attempt, *details)
         except BaseException as error:
-            with shielded():
-                append(path, event="end", **named, error=type(error).__name__)
+            _append_surely(path, event="end", **named, error=type(error).__name__)
             raise
-        with shielded():
-            append(path, event="end", **named, error=None)
+        _append_surely(path, event="end", **named, error=None)
         return returned
 
     def noted_resign(sql: Any, connection: Any, executor_id: str) -> None:
