@@ -84,7 +84,7 @@ def append(path: Path, **entry: Any) -> None:
 
 
 def _append_surely(path: Path, **entry: Any) -> None:
-    """The same, also if the attempt is interrupted meanwhile. (A shield would have an interrupt end what ignores it.)"""
+    """The same, also if the attempt is interrupted meanwhile. A shield would have an interrupt end what ignores it."""
     try:
         append(path, **entry)
     except BaseException:
