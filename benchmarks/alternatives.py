@@ -30,10 +30,10 @@ def measure(setting: Setting) -> Iterator[Figure]:
             setting.rounds,
             {
                 "as it is": lambda: _in_turns(raw, number, together=False),
-                "together": lambda: _in_turns(raw, number, together=True),
+                "the other way": lambda: _in_turns(raw, number, together=True),
             },
         )
-    yield compared(PART, "completions and the next claim in one transaction", taken, "together", "as it is")
+    yield compared(PART, "completions and the next claim in one transaction", taken, "as it is", "the other way")
     for name, payload in (("short", json.dumps({"number": 1})), (f"of {LONG:,} characters", json.dumps("x" * LONG))):
         prefix = f"{len(payload)}_"
         with (
@@ -44,10 +44,12 @@ def measure(setting: Setting) -> Iterator[Figure]:
                 setting.rounds,
                 {
                     "as it is": lambda: number / within.end_to_end(number, BATCH),
-                    "apart": lambda: number / apart.end_to_end(number, BATCH),
+                    "the other way": lambda: number / apart.end_to_end(number, BATCH),
                 },
             )
-        yield compared(PART, f"inputs and outputs in a table of their own, inputs {name}", taken, "apart", "as it is")
+        yield compared(
+            PART, f"inputs and outputs in a table of their own, inputs {name}", taken, "as it is", "the other way"
+        )
 
 
 def _in_turns(raw: Raw, number: int, *, together: bool) -> float:
