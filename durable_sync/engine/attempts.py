@@ -113,8 +113,8 @@ class Attempt:
                 made = self._shutdown_signal = self._shutdown_signal or fresh
         return made
 
-    def has_returned(self) -> None:
-        """The function has ended: its thread is not stuck, and nothing of what could have stopped it is needed."""
+    def leave(self) -> None:
+        """Its thread has come back from the function, which nothing needs to stop any more."""
         self.returned = True
         self._interruptible = None
 
@@ -248,7 +248,7 @@ class Attempts:
         return min(list(self._claiming.values()), default=None)
 
     def hold(self, claimed: ClaimedExecution, task: Task[..., Any], owner: str) -> Attempt:
-        """An attempt of what `owner` has claimed, once that has committed."""
+        """Makes and holds an attempt of what `owner` has claimed, once that has committed."""
         attempt = Attempt(claimed, task, owner, self._attempts_lock)
         with self._lock:
             self._held[attempt.identity] = attempt

@@ -64,7 +64,7 @@ class Runner:
         except Exception as error:
             self.log.exception("run: %s: the runner itself failed", attempt)
             outcome = Outcome(self._ends_unretried(attempt, error))
-        attempt.has_returned()
+        attempt.leave()
         self._ended(attempt, attempt.run_seconds)
         if attempt.settle():
             self._put(attempt, outcome)

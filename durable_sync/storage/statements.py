@@ -153,7 +153,9 @@ def without_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def parameters_of(transition: Transition) -> dict[str, Any]:
     """What the statement of the transition's shape is run with."""
-    return {f"v_{name}": _parameter(transition.values[name]) for name in _varying(transition)}
+    return {
+        f"v_{name}": given for name, value in transition.values.items() if (given := _parameter(value)) is not _CONSTANT
+    }
 
 
 def apply_to(sql: Sql, connection: Connection, ids: Sequence[str], transition: Transition) -> int:
@@ -205,7 +207,7 @@ def _bulky_apart(groups: Iterable[list[Fenced]]) -> Iterator[list[Fenced]]:
 
 
 def _is_bulky(transition: Transition) -> bool:
-    return any(type(value) is str and len(value) > BULKY for value in transition.values.values())
+    return any(isinstance(value, str) and len(value) > BULKY for value in transition.values.values())
 
 
 def _apply_group(sql: Sql, connection: Connection, group: Sequence[Fenced], *, hopeful: bool) -> set[tuple[str, int]]:
@@ -300,7 +302,7 @@ def _as_json(group: Sequence[Fenced]) -> Iterator[str]:
         values = change.transition.values
         row = [change.execution_id, change.claim_token, *[_parameter(values[name]) for name in varying]]
         # Quotes are escaped twice, so that a text may double twice.
-        length = 4 * sum([len(value) for value in row if type(value) is str])
+        length = 4 * sum([len(value) for value in row if isinstance(value, str)])
         if rows and size + length > MAX_PACKET:
             yield _encode(rows)
             rows, size = [], 0

@@ -85,7 +85,7 @@ class PostgreSQL(Dialect):
     def rows_of_json(self, name: str, types: Mapping[str, TypeEngine[Any]]) -> FromClause:
         from sqlalchemy.dialects.postgresql import JSONB
 
-        # Binary JSON is parsed once for all columns. (And once more where `is_first_of_rows` stands beside.)
+        # Binary JSON is parsed once for all columns.
         text_given = cast(bindparam(name, type_=Text()), JSONB())
         listed = func.jsonb_array_elements(text_given).table_valued("value").alias("listed")
         columns = [
