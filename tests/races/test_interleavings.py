@@ -73,6 +73,9 @@ def test_1_a_claim_that_never_arrived_is_released(
         gate.pass_through()
 
     with executor:
+        claimer = executor._desk.background.claimer
+        wake, wakers = claimer.wake, set[str]()
+        monkeypatch.setattr(claimer, "wake", lambda: (wakers.add(threading.current_thread().name), wake()))
         if busy:
             executor.enqueue(occupy)
             gate.wait_for_arrivals()
@@ -84,6 +87,7 @@ def test_1_a_claim_that_never_arrived_is_released(
         assert handle.result(timeout=PATIENCE) == 0
         gate.open()
     assert runs == [0]
+    assert any("renew" in name for name in wakers), "nobody is told that there is work again"
     # Claim, release, claim, and nothing counted for what was never started.
     assert row(database_url, handle.execution_id, "claim_token, starts, recoveries") == (2, 1, 0)
 
