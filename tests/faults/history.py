@@ -1,7 +1,10 @@
 """What every attempt did, told by the processes themselves: lines in a file, outside of the library's tables.
 
 A line is one write to a file opened for appending, so lines of several processes don't mix, and one that was written
-survives the death of its process. Times are of the system's monotonic clock, which processes of one machine share.
+survives the death of its process. A write that crosses a page of the file may be seen half, and is left half when its
+process is killed at it. So each begins a line of its own, and one without its end counts as not written: a function is
+called, and its outcome handed on, only after the note of it. Times are of the system's monotonic clock, which processes
+of one machine share.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ def append(path: Path, **entry: Any) -> None:
     """Writes one line."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, (json.dumps({"at": time.monotonic(), **entry}) + "\n").encode())
+        os.write(descriptor, ("\n" + json.dumps({"at": time.monotonic(), **entry}) + "\n").encode())
     finally:
         os.close(descriptor)
 
@@ -136,10 +139,12 @@ def instrument(path: Path, process: str) -> None:
 
 
 def read(path: Path) -> History:
-    """The lines of the file; none, if there is none."""
+    """The whole lines of the file; none, if there is none."""
     history = History()
     lines: Iterable[str] = path.read_text().splitlines() if path.exists() else []
     for line in lines:
+        if not line.endswith("}"):
+            continue
         entry = json.loads(line)
         match entry.pop("event"):
             case "start":
