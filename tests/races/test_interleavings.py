@@ -519,6 +519,46 @@ def test_7_an_interrupt_waits_until_an_enqueue_is_through(
     executor.shutdown()
 
 
+def test_7_an_interrupt_waits_until_a_commit_is_told_of(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is stopped when its own transaction has just committed does not keep others from hearing of it."""
+    executor = DurableExecutor(database_url, max_workers=2)
+    engine = create_engine(database_url)
+    gate, told, got_further = Gate(), [], []
+
+    @executor.task
+    def child() -> None: ...
+
+    @executor.task
+    def parent() -> None:
+        with Session(engine) as session:
+            executor.using(session).enqueue(child)
+            session.commit()
+        got_further.append("beyond the commit")
+
+    executor.start()
+    messenger = executor._desk._messenger
+    ready = messenger.ready
+
+    def ready_slowly() -> None:
+        if threading.current_thread().name.startswith("durable_sync-run"):
+            gate.pass_through()
+            ready()
+            told.append("others")
+
+    monkeypatch.setattr(messenger, "ready", ready_slowly)
+    handle = executor.enqueue(parent)
+    gate.wait_for_arrivals()
+    (attempt,) = executor._desk.background.attempts.running()
+    assert handle.cancel()
+    wait_until(lambda: attempt.interruptible.interrupted, PATIENCE)
+    gate.open()
+    wait_until(lambda: executor.running_execution_ids == frozenset(), PATIENCE)
+    assert told == ["others"]
+    assert got_further == []
+    executor.shutdown()
+    engine.dispose()
+
+
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 def test_7_a_task_that_waits_for_others_can_be_stopped(sqlite_url: str, how: str) -> None:
     """A wait on a handle inside a task is left as soon as the task is stopped."""
