@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import frozen
 
@@ -21,6 +21,8 @@ from durable_sync.task import Task
 from durable_sync.transitions import Transition
 
 __all__ = ["Attempt", "Attempts", "Outcome", "StopReason"]
+
+T = TypeVar("T")
 
 
 @frozen
@@ -86,32 +88,24 @@ class Attempt:
     @property
     def interruptible(self) -> Interruptible:
         """What its function runs in."""
-        made = self._interruptible
-        if made is None:
-            fresh = Interruptible()
-            with self._lock:
-                made = self._interruptible = self._interruptible or fresh
-        return made
+        return self._interruptible or self._keep("_interruptible", Interruptible())
 
     @property
     def cancel_signal(self) -> Signal:
         """Set when the attempt is to stop."""
-        made = self._cancel_signal
-        if made is None:
-            fresh = Signal(self._why_stopped, _shield)
-            with self._lock:
-                made = self._cancel_signal = self._cancel_signal or fresh
-        return made
+        return self._cancel_signal or self._keep("_cancel_signal", Signal(self._why_stopped, _shield))
 
     @property
     def shutdown_signal(self) -> Signal:
         """Set when the executor shuts down."""
-        made = self._shutdown_signal
-        if made is None:
-            fresh = Signal(ShutdownRequestedError, _shield)
-            with self._lock:
-                made = self._shutdown_signal = self._shutdown_signal or fresh
-        return made
+        return self._shutdown_signal or self._keep("_shutdown_signal", Signal(ShutdownRequestedError, _shield))
+
+    def _keep(self, name: str, made: T) -> T:
+        """Keeps what was made under that name, and returns what is kept: of several threads, the first one's."""
+        with self._lock:
+            kept: T = getattr(self, name) or made
+            setattr(self, name, kept)
+        return kept
 
     def leave(self) -> None:
         """Its thread has come back from the function, which nothing needs to stop any more."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from durable_sync.clock import steady_seconds
 from durable_sync.engine.attempts import Attempt, Attempts, Outcome, StopReason
-from durable_sync.engine.claimer import Claimer, Pace
+from durable_sync.engine.claimer import Claimer
 from durable_sync.engine.direct import DirectClaimer
 from durable_sync.engine.heartbeat import Heartbeat
 from durable_sync.engine.interrupter import Interrupter
@@ -17,6 +17,7 @@ from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.messenger import Messenger
 from durable_sync.engine.pool import WorkerPool
+from durable_sync.engine.prefetch import Pace, Prefetch
 from durable_sync.engine.reaper import Reaper
 from durable_sync.engine.recent import Recent
 from durable_sync.engine.recorder import Recorder
@@ -24,6 +25,7 @@ from durable_sync.engine.runner import Runner
 from durable_sync.engine.settings import Settings
 from durable_sync.engine.spawner import Spawner
 from durable_sync.engine.supervisor import Supervisor
+from durable_sync.engine.workplace import Workplace
 from durable_sync.intake import Intake
 from durable_sync.outputs import Outputs
 from durable_sync.registry import TaskRegistry
@@ -68,29 +70,17 @@ class Background:
         self.pool = WorkerPool(self._run, settings.max_workers, label, on_free=self._freed)
         self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
         self.recorder = Recorder(label, storage, self.attempts, recent=recent, recorded=self.effected)
+        workplace = Workplace(registry, settings.queues, self.lease, self.pool, self.attempts, self._give_back)
+        self._prefetch = Prefetch(pace, self.pool)
         self.claimer = Claimer(
             label,
             storage,
-            registry=registry,
-            queues=settings.queues,
-            lease=self.lease,
-            pool=self.pool,
-            attempts=self.attempts,
-            pace=pace,
+            workplace,
+            prefetch=self._prefetch,
             poll_interval=settings.poll_interval,
-            give_back=self._give_back,
             effected=self.effected,
         )
-        self.direct = DirectClaimer(
-            storage,
-            registry=registry,
-            queues=settings.queues,
-            lease=self.lease,
-            pool=self.pool,
-            attempts=self.attempts,
-            has_backlog=lambda: self.claimer.backlog,
-            give_back=self._give_back,
-        )
+        self.direct = DirectClaimer(storage, workplace, has_backlog=lambda: self.claimer.backlog)
         self._runner = Runner(
             Outputs(storage, registry, serializer),
             Spawner(intake, serializer, settings.max_children, settings.max_payload_bytes),
@@ -164,7 +154,7 @@ class Background:
         self.recorder.put(attempt, Outcome(release(started=False)))
 
     def _freed(self) -> None:
-        if self.claimer.backlog and self.pool.room >= self.claimer.refill_at:
+        if self.claimer.backlog and self.pool.room >= self._prefetch.refill_at:
             self.claimer.wake()
         if not self._ended.is_set():
             self._ended.set()

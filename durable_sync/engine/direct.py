@@ -11,11 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from durable_sync.engine.attempts import Attempt, Attempts
-from durable_sync.engine.lease import Lease
-from durable_sync.engine.pool import WorkerPool
+from durable_sync.engine.attempts import Attempt
 from durable_sync.engine.quarantine import Quarantine
-from durable_sync.registry import TaskRegistry
+from durable_sync.engine.workplace import Workplace
 from durable_sync.storage.newrows import begins_now
 from durable_sync.storage.records import ClaimedExecution, NewExecution
 from durable_sync.storage.storage import Storage
@@ -29,24 +27,16 @@ class DirectClaimer:
     def __init__(
         self,
         storage: Storage,
+        workplace: Workplace,
         *,
-        registry: TaskRegistry,
-        queues: frozenset[str] | None,
-        lease: Lease,
-        pool: WorkerPool,
-        attempts: Attempts,
         has_backlog: Callable[[], bool],
-        give_back: Callable[[Attempt], None],
     ) -> None:
         self._storage = storage
-        self._registry = registry
-        self._queues = queues
-        self._lease = lease
-        self._pool = pool
-        self._attempts = attempts
+        self._workplace = workplace
+        self._pool = workplace.pool
+        self._lease = workplace.lease
         self._has_backlog = has_backlog
-        self._give_back = give_back
-        self._quarantine = Quarantine(attempts, pool)
+        self._quarantine = Quarantine(workplace.attempts, workplace.pool)
         self._leaving = threading.Condition()
         self._inside = 0
         self._closed = False
@@ -71,7 +61,7 @@ class DirectClaimer:
             and begins_now(row)
             and self._pool.room > 0
             and not self._has_backlog()
-            and (self._queues is None or row.queue in self._queues)
+            and self._workplace.serves(row.queue)
             and not self._quarantine.admits_nothing()
         )
 
@@ -79,7 +69,7 @@ class DirectClaimer:
         """With a place in the pool, which is taken or given back."""
         attempt: Attempt | None = None
         try:
-            with self._attempts.claiming():
+            with self._workplace.attempts.claiming():
                 # Read before the lease is asked: should it change, nothing is inserted.
                 executor_id = self._lease.executor_id
                 # Asked again with a place in the pool, which the claimer sees before it lets work run by itself.
@@ -87,7 +77,7 @@ class DirectClaimer:
                     return False
                 there, claimed = self._storage.enqueue_claimed(row, executor_id=executor_id, patience=patience)
                 if claimed:
-                    attempt = self._attempt(row, executor_id)
+                    attempt = self._workplace.hold(ClaimedExecution.born(row), executor_id)
             return there
         finally:
             if attempt is None:
@@ -95,15 +85,9 @@ class DirectClaimer:
             elif self._closed:
                 # A shutdown has given up waiting for this.
                 self._pool.unreserve()
-                if attempt.unqueue():
-                    self._give_back(attempt)
+                self._workplace.decline(attempt)
             else:
                 self._pool.submit_reserved(attempt)
-
-    def _attempt(self, row: NewExecution, executor_id: str) -> Attempt:
-        task = self._registry.get(row.task_id)
-        assert task is not None
-        return self._attempts.hold(ClaimedExecution.born(row), task, executor_id)
 
     def _enter(self) -> bool:
         with self._leaving:

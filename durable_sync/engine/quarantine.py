@@ -19,7 +19,7 @@ _PATIENCE = 30.0
 
 
 class Quarantine:
-    """Asked by the claimer, on its thread."""
+    """Asked by who claims. `admits_solo` remembers, and is for one thread."""
 
     def __init__(self, attempts: Attempts, pool: WorkerPool) -> None:
         self._attempts = attempts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskHandle, TaskRegistry, as_completed
-from durable_sync.engine import claimer, watcher
+from durable_sync.engine import claimer, prefetch, queued, watcher
 from tests.behaviour.conftest import NewExecutor, fall_silent
 from tests.gates import Gate
 from tests.paths import every_path, one_database
@@ -123,10 +123,10 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytes
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Claims far ahead, and gives back late, so that a test has time to hold the interpreter; what it logs of that."""
-    monkeypatch.setattr(claimer, "_PREFETCH_SECONDS", 0.3)
-    monkeypatch.setattr(claimer, "_QUEUED_TOO_LONG", 1.0)
-    monkeypatch.setattr(claimer, "_STANDSTILL", 0.5)
-    monkeypatch.setattr(claimer, "_HELD_UP", 0.25)
+    monkeypatch.setattr(prefetch, "_WITHIN_SECONDS", 0.3)
+    monkeypatch.setattr(queued, "_TOO_LONG", 1.0)
+    monkeypatch.setattr(queued, "_STANDSTILL", 0.5)
+    monkeypatch.setattr(queued, "_HELD_UP", 0.25)
     caplog.set_level(logging.DEBUG, logger=claimer.__name__)
     return caplog
 
