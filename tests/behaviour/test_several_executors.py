@@ -122,10 +122,13 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytes
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Claims far ahead, and gives back late, so that a test has time to hold the interpreter; what it logs of that."""
+    """Claims far ahead, and gives back late, so that a test has time to hold the interpreter; what it logs of that.
+
+    So late that what else holds up a process among others (a collection of garbage, half a second) gives back nothing.
+    """
     monkeypatch.setattr(prefetch, "_WITHIN_SECONDS", 0.3)
-    monkeypatch.setattr(queued, "_TOO_LONG", 1.0)
-    monkeypatch.setattr(queued, "_STANDSTILL", 0.5)
+    monkeypatch.setattr(queued, "_TOO_LONG", 2.5)
+    monkeypatch.setattr(queued, "_STANDSTILL", 2.0)
     monkeypatch.setattr(queued, "_HELD_UP", 0.25)
     caplog.set_level(logging.DEBUG, logger=claimer.__name__)
     return caplog
@@ -159,7 +162,7 @@ def test_nothing_is_given_back_because_the_whole_process_stood_still(
 
 def _stand_still() -> None:
     # In a call of this kind a thread keeps the interpreter to itself.
-    ctypes.PyDLL(None).usleep(1_500_000)
+    ctypes.PyDLL(None).usleep(3_000_000)
 
 
 def _standing_still_once(verb: Callable[..., Any]) -> Callable[..., Any]:
