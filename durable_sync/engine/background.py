@@ -101,6 +101,7 @@ class Background:
         )
         self.reaper = Reaper(label, storage, lease=self.lease, effected=self.effected)
         messenger.on_ready = self.claimer.wake
+        messenger.rests = lambda: not self.claimer.backlog
         messenger.on_change = self.claimer.look
         messenger.on_cancelled = self._stop_revoked
         loops: list[Loop] = [

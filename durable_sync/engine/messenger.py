@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from durable_sync.engine.bell import Napper, Ringer
 from durable_sync.engine.changes import ChangeListener
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.notifier import Listener, Notifier
@@ -16,7 +17,7 @@ __all__ = ["Messenger"]
 
 
 class Messenger:
-    """Joins the watcher, the notifier and the listener; each of their threads starts when first needed."""
+    """Joins the watcher and those who tell and hear, as the database allows; their threads start when first needed."""
 
     def __init__(self, label: str, storage: Storage, *, poll_interval: float) -> None:
         self._watcher = Watcher(label, storage, poll_interval=poll_interval)
@@ -32,11 +33,18 @@ class Messenger:
                 finished=self._watcher.finished,
                 cancelled=self._heard_cancelled,
             )
+        self._ringer: Ringer | None = None
+        self._napper: Napper | None = None
+        if storage.database.dialect.rings:
+            self._ringer = Ringer(label, storage)
+            self._napper = Napper(label, storage, rests=self._has_rest, rung=self._heard_ready)
         changes = Changes(storage.database)
         if changes.possible:
             self._change_listener = ChangeListener(label, changes, changed=self._heard_change)
         self.on_ready: Callable[[], None] = lambda: None
         """Called when another process says that there is work."""
+        self.rests: Callable[[], bool] = lambda: True
+        """Asked whether this process would do with more work."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when another process has committed something, or may have."""
         self.on_cancelled: Callable[[Sequence[str]], None] = lambda _ids: None
@@ -44,6 +52,9 @@ class Messenger:
 
     def _heard_ready(self) -> None:
         self.on_ready()
+
+    def _has_rest(self) -> bool:
+        return self.rests()
 
     def _heard_change(self) -> None:
         self.on_change()
@@ -54,7 +65,14 @@ class Messenger:
     @property
     def loops(self) -> list[Loop]:
         """The loops that a started executor keeps running."""
-        loops = (self._watcher, self._notifier, self._listener, self._change_listener)
+        loops = (
+            self._watcher,
+            self._notifier,
+            self._listener,
+            self._ringer,
+            self._napper,
+            self._change_listener,
+        )
         return [loop for loop in loops if loop is not None]
 
     def watch(self, execution_ids: Collection[str], callback: Callable[[str], None]) -> None:
@@ -76,6 +94,9 @@ class Messenger:
         if self._notifier is not None:
             self._notifier.start()
             self._notifier.ready()
+        if self._ringer is not None:
+            self._ringer.start()
+            self._ringer.ready()
 
     def finished(self, execution_ids: Sequence[str]) -> None:
         """These have finished, by what this process has committed."""

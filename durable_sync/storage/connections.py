@@ -124,6 +124,23 @@ class Connections:
                 with suppress(Exception):
                     raw.close()
 
+    def detached(self, verb: str) -> Any:
+        """A driver's connection for a thread that will wait on it, in no pool; for `drop`."""
+        with self.opening(verb):
+            fairy = self.engine.raw_connection()
+        raw = fairy.dbapi_connection
+        fairy.detach()
+        assert raw is not None
+        return raw
+
+    def drop(self, raw: Any) -> None:
+        """Frees who waits on a detached connection, from any thread, and closes it."""
+        with suppress(Exception):
+            self._dialect.cut(raw)
+        with suppress(Exception):
+            raw.close()
+        self.forget(raw)
+
     def _made_ready(self, _raw: Any, _record: Any) -> None:
         self._unready.raw = None
 

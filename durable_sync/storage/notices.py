@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
 if TYPE_CHECKING:
     from durable_sync.storage.storage import Storage
 
-__all__ = ["Ears", "tell"]
+__all__ = ["Ears", "channel", "tell"]
 
 _NOTIFY = text("SELECT pg_notify(:channel, :message)")
 
 
 def tell(storage: Storage, messages: Sequence[str]) -> None:
     """Sends the messages, in a transaction of their own: inside another, they would make commits take turns."""
-    rows = [{"channel": _channel(storage), "message": message} for message in messages]
+    rows = [{"channel": channel(storage), "message": message} for message in messages]
     # A list of one would be prepared as many are, which costs more.
     given = rows if len(rows) > 1 else rows[0]
     storage.database.read("notify", lambda c: c.execute(_NOTIFY, given))
@@ -31,16 +30,11 @@ class Ears:
 
     def __init__(self, storage: Storage) -> None:
         self._database = storage.database
-        with self._database.connections.opening("listen"):
-            fairy = self._database.engine.raw_connection()
-        raw = fairy.dbapi_connection
-        fairy.detach()
-        assert raw is not None
-        self._raw: Any = raw
+        self._raw = self._database.connections.detached("listen")
         self._raw.autocommit = True
         try:
             with self._database.watchdog.watching("listen", self._raw):
-                self._raw.execute(f'LISTEN "{_channel(storage)}"')
+                self._raw.execute(f'LISTEN "{channel(storage)}"')
         except BaseException:
             self.close()
             raise
@@ -57,14 +51,11 @@ class Ears:
 
     def close(self) -> None:
         """Frees who listens, and lets go of the connection."""
-        with suppress(Exception):
-            self._database.dialect.cut(self._raw)
-        with suppress(Exception):
-            self._raw.close()
-        self._database.connections.forget(self._raw)
+        self._database.connections.drop(self._raw)
 
 
-def _channel(storage: Storage) -> str:
+def channel(storage: Storage) -> str:
+    """The name under which processes on the same tables find each other."""
     return _channel_of(storage.sql.executions.fullname)
 
 

@@ -93,9 +93,9 @@ def test_work_goes_to_who_is_free(new_executor: NewExecutor, gate: Gate) -> None
     assert handles[0].running()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"], indirect=True)
 def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the database tells, or its file shows, that others have committed, no poll is waited for."""
+    """The database tells, or lets itself be used as a bell, or its file shows it: no poll is waited for."""
     caller, worker = new_executor(lease=600), new_executor(lease=600, poll_interval=600)
 
     def double(number: int) -> int:

@@ -55,6 +55,8 @@ class Dialect:
     """A library inside this process, whose locks and open files a forked child would inherit in confusion."""
     notifies: bool = False
     """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
+    rings: ClassVar[bool] = False
+    """A connection can sleep in the database until another wakes it: see `nap` and `ring`."""
     nodes_lock_alone: ClassVar[bool] = False
     """The server may be one of several that take writes, and whose row locks are their own: what a transaction has read
     holds until its COMMIT only where it has locked that very row."""
@@ -151,6 +153,14 @@ class Dialect:
         if kind == "IntegrityError":
             return Fault.CONFLICT
         return Fault.OUTAGE if kind in {"OperationalError", "InterfaceError"} else Fault.REFUSED
+
+    def nap(self, dbapi_connection: Any, name: str, seconds: float) -> bool:
+        """Sleeps in the database for up to so many seconds; True if somebody rang the bell of that name."""
+        raise NotImplementedError("nobody can be woken in this database")
+
+    def ring(self, connection: Connection, name: str) -> None:
+        """Wakes all who sleep at the bell of that name, as far as the database lets this user see them."""
+        raise NotImplementedError("nobody can be woken in this database")
 
     def descriptor(self, dbapi_connection: Any) -> int | None:
         """The number of the connection's socket; None if it has none, or its driver doesn't tell."""

@@ -42,6 +42,16 @@ def _encode_bulky(value: _Bulky, _mapping: Any = None) -> str:
 _GET_LOCK = text("SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)), 60)")
 _RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))")
 
+# A user sees, and may wake, his own threads without any privilege.
+_NAPPERS = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE :nap")
+# Interrupted; MariaDB, MySQL: longer than the server lets a statement last.
+_RUNG = {(1317,), (1969,), (3024,)}
+_GONE = (1094,)
+
+
+def _napping(name: str) -> str:
+    return f"/* durable_sync nap {name} */"
+
 
 class MySQL(Dialect):
     """MariaDB and MySQL, by PyMySQL."""
@@ -51,6 +61,7 @@ class MySQL(Dialect):
     json_rows = True
     reads_in_autocommit = True
     nodes_lock_alone = True  # Galera
+    rings = True
 
     # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available; no such savepoint: a deadlock
     # has rolled back all of the transaction, and its savepoints are what is missed first.
@@ -117,6 +128,26 @@ class MySQL(Dialect):
 
     def unlock_migrations(self, connection: Connection, name: str) -> None:
         connection.execute(_RELEASE_LOCK, {"name": name})
+
+    def nap(self, dbapi_connection: Any, name: str, seconds: float) -> bool:
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute(f"{_napping(name)} SELECT SLEEP({seconds:.3f})")
+            return bool(cursor.fetchone()[0])
+        except Exception as error:
+            if error.args[:1] in _RUNG:
+                return True
+            raise
+        finally:
+            cursor.close()
+
+    def ring(self, connection: Connection, name: str) -> None:
+        for thread in connection.execute(_NAPPERS, {"nap": f"{_napping(name)}%"}).scalars().all():
+            try:
+                connection.execute(text(f"KILL QUERY {int(thread)}"))
+            except DBAPIError as error:
+                if not isinstance(error.orig, Exception) or error.orig.args[:1] != _GONE:
+                    raise
 
     def _fault(self, error: DBAPIError) -> Fault:
         arguments = getattr(error.orig, "args", ())

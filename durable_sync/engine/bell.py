@@ -1,0 +1,86 @@
+"""Wakes other processes that rest, and is woken by them, where one connection can wake another in the database.
+
+It is a bell, not a message: there may be work. Always a hint: polling is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durable_sync.engine.loop import Loop
+from durable_sync.storage.naps import Nap, ring
+from durable_sync.storage.storage import Storage
+
+__all__ = ["Napper", "Ringer"]
+
+_SPACING_SECONDS = 0.025
+"""After a ring there is none for so long: to find who naps takes the server a millisecond."""
+_BUSY_SECONDS = 0.1
+"""How often who has no rest looks whether he has."""
+
+
+class Ringer(Loop):
+    """Rings when there is work here, after it was committed. For any thread."""
+
+    name = "ring"
+
+    def __init__(self, label: str, storage: Storage) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._asked = False
+
+    def ready(self) -> None:
+        """There is work to claim."""
+        self._asked = True
+        self.wake()
+
+    def step(self) -> float:
+        """Rings once for all who have asked."""
+        if not self._asked:
+            return float("inf")
+        self._asked = False
+        ring(self._storage)
+        # Not cut short by a wake: what comes within this time goes together.
+        self._stopping.wait(_SPACING_SECONDS)
+        return 0.0
+
+
+class Napper(Loop):
+    """Naps while this process has nothing to do, and tells when somebody rings."""
+
+    name = "nap"
+
+    def __init__(self, label: str, storage: Storage, *, rests: Callable[[], bool], rung: Callable[[], None]) -> None:
+        super().__init__(label)
+        self._storage = storage
+        self._rests = rests
+        self._rung = rung
+        self._nap: Nap | None = None
+
+    def step(self) -> float:
+        """Takes one nap."""
+        if not self._rests():
+            return _BUSY_SECONDS
+        nap = self._nap
+        if nap is None:
+            nap = self._nap = Nap(self._storage)
+            if self.stopping:
+                # Whoever asked for the stop may have looked for it just before.
+                nap.close()
+                return 0.0
+        try:
+            if nap.sleep():
+                self._rung()
+        except Exception:
+            self._nap = None
+            nap.close()
+            if self.stopping:
+                return 0.0
+            raise
+        return 0.0
+
+    def request_stop(self) -> None:
+        """Asks the thread to end, and frees it from its nap."""
+        super().request_stop()
+        if self._nap is not None:
+            self._nap.close()
