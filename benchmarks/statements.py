@@ -21,7 +21,8 @@ _VERB = re.compile(r"/\* durable_sync (\w+) \*/")
 class Statements:
     """All that a started executor sends but BEGIN and COMMIT.
 
-    Not heard: the probe of a listening connection on PostgreSQL, one statement in 15 s.
+    Not heard, because they go past SQLAlchemy: the probe of a listening connection on PostgreSQL, one statement in 15
+    s, and on MariaDB the naps, one in 9 s.
     """
 
     def __init__(self, executor: DurableExecutor) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from durable_sync import DurableExecutor, ExecutionStatus, TaskContext, TaskHandle, TaskRegistry, as_completed
 from durable_sync.engine import claimer, prefetch, queued, watcher
+from durable_sync.storage import changes
 from tests.behaviour.conftest import NewExecutor, fall_silent
 from tests.gates import Gate
 from tests.paths import every_path, one_database
@@ -96,6 +97,21 @@ def test_work_goes_to_who_is_free(new_executor: NewExecutor, gate: Gate) -> None
 @pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"], indirect=True)
 def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database tells, or lets itself be used as a bell, or its file shows it: no poll is waited for."""
+    _hears_of_work(new_executor, monkeypatch)
+
+
+@one_database
+def test_one_at_rest_looks_at_the_file(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system does not tell that SQLite's file was written to."""
+
+    def none(_files: object) -> None:
+        raise OSError("not here")
+
+    monkeypatch.setattr(changes, "FileWatch", none)
+    _hears_of_work(new_executor, monkeypatch)
+
+
+def _hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     caller, worker = new_executor(lease=600), new_executor(lease=600, poll_interval=600)
 
     def double(number: int) -> int:
