@@ -55,7 +55,7 @@ class Dialect:
     """A library inside this process, whose locks and open files a forked child would inherit in confusion."""
     notifies: bool = False
     """LISTEN and NOTIFY, with a driver that lets a thread wait for them."""
-    rings: ClassVar[bool] = False
+    rings: bool = False
     """A connection can sleep in the database until another wakes it: see `nap` and `ring`."""
     nodes_lock_alone: ClassVar[bool] = False
     """The server may be one of several that take writes, and whose row locks are their own: what a transaction has read

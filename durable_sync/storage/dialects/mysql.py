@@ -61,7 +61,6 @@ class MySQL(Dialect):
     json_rows = True
     reads_in_autocommit = True
     nodes_lock_alone = True  # Galera
-    rings = True
 
     # Deadlock, lock wait timeout, snapshot changed (MariaDB 11.6), lock not available; no such savepoint: a deadlock
     # has rolled back all of the transaction, and its savepoints are what is missed first.
@@ -110,6 +109,9 @@ class MySQL(Dialect):
         return select(*columns).select_from(listed).subquery("v")
 
     def prepare(self, engine: Engine, *, busy_seconds: float) -> None:
+        # Other drivers don't let go of a thread that naps.
+        self.rings = engine.driver == "pymysql"
+
         def on_connect(dbapi_connection: Any, _record: Any) -> None:
             self.adopt(dbapi_connection)
             if "MariaDB" in dbapi_connection.get_server_info():  # MySQL has nothing of the kind
@@ -130,6 +132,9 @@ class MySQL(Dialect):
         connection.execute(_RELEASE_LOCK, {"name": name})
 
     def nap(self, dbapi_connection: Any, name: str, seconds: float) -> bool:
+        longest = getattr(dbapi_connection, "_read_timeout", None)
+        if longest is not None:
+            seconds = min(seconds, longest / 2)
         cursor = dbapi_connection.cursor()
         try:
             cursor.execute(f"{_napping(name)} SELECT SLEEP({seconds:.3f})")
