@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from statistics import median
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from benchmarks.figures import Figure, at_most
 from benchmarks.processes import Worker
@@ -17,15 +17,15 @@ from benchmarks.setting import Setting
 from benchmarks.stalls import Span, Stalls
 from benchmarks.tasks import make_executor, stamped
 
-__all__ = ["Attempt", "longest_wait_beside_an_idle_worker", "measure", "since_all_work"]
+__all__ = ["Attempt", "longest_wait_beside_an_idle_worker", "measure"]
 
 PART = "mixed"
 PROCESSES, WORKERS = 2, 4
 SHORT, LONG = 0.001, 2.0
 BAR = at_most(100.0, of_value=True)
 _SPACING = 0.01
-_OF_THE_DISK = "once both work, without the disk's own stalls"
 _EVER = float("inf")
+_OF_THE_DISK = "without the disk's own stalls"
 
 
 @frozen
@@ -53,10 +53,8 @@ def measure(setting: Setting) -> Iterator[Figure]:
         for number in range(setting.rounds):
             with Stalls() as stalls:
                 attempts = _run(setting.url, shorts, longs, random.Random(number))
-            at_work = since_all_work(attempts)
-            waits[_OF_THE_DISK].append(longest_wait_beside_an_idle_worker(at_work, stalls.spans))
-            waits["once both work"].append(longest_wait_beside_an_idle_worker(at_work))
-            waits["from rest on"].append(longest_wait_beside_an_idle_worker(attempts))
+            waits[_OF_THE_DISK].append(longest_wait_beside_an_idle_worker(attempts, stalls.spans))
+            waits["disk and all"].append(longest_wait_beside_an_idle_worker(attempts))
             hung += stalls.seconds
             spent.append(max(a.ended for a in attempts) - min(a.ready for a in attempts))
     mixed = (
@@ -96,15 +94,6 @@ def _run(url: str, shorts: int, longs: int, chance: random.Random) -> list[Attem
         Attempt(process, thread, since, began, ended)
         for since, (process, thread, began, ended) in zip(ready, ran, strict=True)
     ]
-
-
-def since_all_work(attempts: Sequence[Attempt], processes: int = PROCESSES) -> list[Attempt]:
-    """As if nothing had been ready before each process had started a task: one that rests polls when it polls."""
-    first: dict[float, float] = {}
-    for attempt in attempts:
-        first[attempt.process] = min(attempt.began, first.get(attempt.process, _EVER))
-    since = max(first.values()) if len(first) == processes else -_EVER
-    return [evolve(attempt, ready=max(attempt.ready, since)) for attempt in attempts]
 
 
 def longest_wait_beside_an_idle_worker(

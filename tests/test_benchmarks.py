@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import charts, report
 from benchmarks.figures import Figure, Measured, Run, at_least, at_most, load, merged, save
-from benchmarks.mixed import Attempt, longest_wait_beside_an_idle_worker, since_all_work
+from benchmarks.mixed import Attempt, longest_wait_beside_an_idle_worker
 from benchmarks.parts import PARTS
 
 ROOT = Path(__file__).parent.parent
@@ -104,13 +104,6 @@ def test_a_task_that_waits_beside_an_idle_worker_is_found(
 ) -> None:
     """The longest time is that of one task and one worker, in whatever process the worker is."""
     assert longest_wait_beside_an_idle_worker([Attempt(*one) for one in attempts]) == longest
-
-
-def test_a_process_that_rested_may_look_late() -> None:
-    """What was ready before every process had started a task counts from then on only."""
-    attempts = [Attempt(1, 1, 0, 0, 5), Attempt(2, 1, 0, 3, 5), Attempt(1, 2, 0, 4, 5)]
-    assert longest_wait_beside_an_idle_worker(attempts) == 4.0
-    assert longest_wait_beside_an_idle_worker(since_all_work(attempts)) == 1.0
 
 
 def test_what_the_disk_took_is_no_wait_of_ours() -> None:
