@@ -13,10 +13,12 @@ from durable_sync.storage.changes import Changes
 __all__ = ["ChangeListener"]
 
 _AT_REST_SECONDS = 1.0
-_DURABLE_SECONDS = 0.02
+_DURABLE_SECONDS = 0.01
 """A change is heard of when it is written, and can be read once it has been made durable."""
+_SLOWLY_DURABLE_SECONDS = 0.04
+"""From the first look for it to the second."""
 _SPACING_SECONDS = 0.06
-"""To the next look after one, which is also for what was not durable yet at the first."""
+"""From a look to the next change that is heard of."""
 _POLL_SECONDS = 0.2
 """To the next look where the system tells nothing: to wake a thread takes 0.2 ms of a processor. See ADR 0014."""
 
@@ -45,7 +47,9 @@ class ChangeListener(Loop):
         if seen:
             self._changed()
         self._is_quiet = not seen
-        return _SPACING_SECONDS if self._is_told else _POLL_SECONDS
+        if not self._is_told:
+            return _POLL_SECONDS
+        return _SLOWLY_DURABLE_SECONDS if seen else _SPACING_SECONDS
 
     def request_stop(self) -> None:
         """Asks the thread to end, and frees it from waiting."""
