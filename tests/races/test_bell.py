@@ -92,6 +92,25 @@ def test_a_napper_who_leaves_before_he_is_woken(storage: Storage, engine: Engine
         nap.close()
 
 
+def test_who_may_see_others_and_not_wake_them(storage: Storage, engine: Engine, mariadb_url: str) -> None:
+    """A user with the privilege PROCESS sees everybody. It rings without an error, and its own are woken."""
+    url = make_url(mariadb_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE OR REPLACE USER seer@127.0.0.1"))
+        connection.execute(text(f"GRANT ALL ON {url.database}.* TO seer@127.0.0.1"))
+        connection.execute(text("GRANT PROCESS ON *.* TO seer@127.0.0.1"))
+    seer = open_storage(url.set(username="seer").render_as_string(hide_password=False))
+    naps = [Nap(storage), Nap(seer)]
+    theirs, own = [asleep(engine, nap) for nap in naps]
+    ring(seer)
+    assert own.result(PATIENCE)
+    assert not theirs.done()
+    ring(storage)
+    assert theirs.result(PATIENCE)
+    for nap in naps:
+        nap.close()
+
+
 def _is_connected(engine: Engine, number: int) -> bool:
     with engine.connect() as connection:
         return bool(connection.scalar(text(f"SELECT count(*) FROM information_schema.processlist WHERE id = {number}")))

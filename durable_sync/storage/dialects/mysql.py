@@ -46,7 +46,8 @@ _RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))"
 _NAPPERS = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE :nap")
 # Interrupted; MariaDB, MySQL: longer than the server lets a statement last.
 _RUNG = {(1317,), (1969,), (3024,)}
-_GONE = (1094,)
+# Gone meanwhile; another user's, which a privilege lets this one see and not wake.
+_NOT_TO_BE_WOKEN = {(1094,), (1095,)}
 
 
 def _napping(name: str) -> str:
@@ -151,7 +152,7 @@ class MySQL(Dialect):
             try:
                 connection.execute(text(f"KILL QUERY {int(thread)}"))
             except DBAPIError as error:
-                if not isinstance(error.orig, Exception) or error.orig.args[:1] != _GONE:
+                if error.orig is None or error.orig.args[:1] not in _NOT_TO_BE_WOKEN:
                     raise
 
     def _fault(self, error: DBAPIError) -> Fault:
