@@ -364,6 +364,7 @@ class Desk:
         keep_for_ever(raw for storage in storages for raw in storage.database.connections.raw_connections())
         for storage in storages:
             storage.database.connections.disown()
+        self._messenger.disown()
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self.background = None

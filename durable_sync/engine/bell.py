@@ -6,6 +6,7 @@ It is a bell, not a message: there may be work. Always a hint: polling is the tr
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from durable_sync.engine.loop import Loop
 from durable_sync.storage.naps import Nap, ring
@@ -39,10 +40,20 @@ class Ringer(Loop):
         if not self._asked:
             return float("inf")
         self._asked = False
-        ring(self._storage)
+        try:
+            ring(self._storage)
+        except Exception:
+            self._asked = True
+            raise
         # Not cut short by a wake: what comes within this time goes together.
         self._stopping.wait(_SPACING_SECONDS)
         return 0.0
+
+    def end(self) -> None:
+        """Rings for what was enqueued just before the end."""
+        if self._asked:
+            with suppress(Exception):
+                ring(self._storage)
 
 
 class Napper(Loop):
@@ -66,8 +77,9 @@ class Napper(Loop):
             nap = self._nap = Nap(self._storage)
             if self.stopping:
                 # Whoever asked for the stop may have looked for it just before.
-                nap.close()
                 return 0.0
+            # Who rang while nobody napped was not heard.
+            self._rung()
         try:
             if nap.sleep():
                 self._rung()
@@ -82,5 +94,11 @@ class Napper(Loop):
     def request_stop(self) -> None:
         """Asks the thread to end, and frees it from its nap."""
         super().request_stop()
+        nap = self._nap
+        if nap is not None:
+            nap.cut()
+
+    def end(self) -> None:
+        """Lets go of the connection."""
         if self._nap is not None:
             self._nap.close()

@@ -39,7 +39,7 @@ class ChangeListener(Loop):
     def step(self) -> float:
         """Waits for a change, or for a while, and looks once."""
         if self._is_told is None:
-            self._is_told = self._changes.watch()
+            return self._begin()
         if self._is_told and self._is_quiet and not self.stopping:
             self._changes.wait(_AT_REST_SECONDS)
             self._stopping.wait(_DURABLE_SECONDS)
@@ -51,10 +51,21 @@ class ChangeListener(Loop):
             return _POLL_SECONDS
         return _SLOWLY_DURABLE_SECONDS if seen else _SPACING_SECONDS
 
+    def _begin(self) -> float:
+        self._is_told = self._changes.watch()
+        # What was written while nobody looked can be anything.
+        self._changes.seen()
+        self._changed()
+        return 0.0
+
     def request_stop(self) -> None:
         """Asks the thread to end, and frees it from waiting."""
         super().request_stop()
         self._changes.interrupt()
+
+    def disown(self) -> None:
+        """In a forked child: lets go of what the parent waits with."""
+        self._changes.disown()
 
     def end(self) -> None:
         """Lets go of what it waits with."""

@@ -127,6 +127,11 @@ class Messenger:
         if not heir.idle:
             heir.attend()
 
+    def disown(self) -> None:
+        """In a forked child: lets go of what the parent's threads wait with."""
+        if self._change_listener is not None:
+            self._change_listener.disown()
+
     def stop(self, timeout: float) -> None:
         """Ends the threads."""
         for loop in self.loops:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from durable_sync.engine.loop import Loop
 from durable_sync.storage.notices import Ears, tell
@@ -66,11 +67,19 @@ class Notifier(Loop):
             events, self._events = self._events, 0
         if not telling:
             return float("inf")
-        messages = [message for what, ids in telling.items() for message in self._messages(what, ids)]
-        tell(self._storage, messages)
+        self._send(telling)
         # Not cut short by a wake: what comes within this time goes together.
         self._stopping.wait(min(events * _SPACING_SECONDS, _LONGEST_SPACING))
         return 0.0
+
+    def end(self) -> None:
+        """Sends what has gathered just before the end."""
+        if self._telling:
+            with suppress(Exception):
+                self._send(self._telling)
+
+    def _send(self, telling: Mapping[str, Sequence[str]]) -> None:
+        tell(self._storage, [message for what, ids in telling.items() for message in self._messages(what, ids)])
 
     def _messages(self, what: str, ids: Sequence[str]) -> list[str]:
         starts = range(0, max(len(ids), 1), _IDS_IN_A_MESSAGE)

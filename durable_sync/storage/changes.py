@@ -48,6 +48,11 @@ class Changes:
         if self._watch is not None:
             self._watch.interrupt()
 
+    def disown(self) -> None:
+        """In a forked child: lets go of what the parent waits with."""
+        if self._watch is not None:
+            self._watch.disown()
+
     def close(self) -> None:
         """Ends `watch`."""
         if self._watch is not None:

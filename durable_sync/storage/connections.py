@@ -133,10 +133,29 @@ class Connections:
         assert raw is not None
         return raw
 
-    def drop(self, raw: Any) -> None:
-        """Frees who waits on a detached connection, from any thread, and closes it."""
+    @contextmanager
+    def using(self, verb: str, raw: Any) -> Generator[None]:
+        """Watches what is done on a detached connection; the driver's errors become SQLAlchemy's."""
+        with self.watchdog.watching(verb, raw), self._translating():
+            yield
+
+    @contextmanager
+    def _translating(self) -> Generator[None]:
+        dialect = self.engine.dialect
+        dbapi: Any = dialect.loaded_dbapi
+        try:
+            yield
+        except dbapi.Error as error:
+            raise DBAPIError.instance(None, None, error, dbapi.Error, dialect=dialect) from error
+
+    def cut(self, raw: Any) -> None:
+        """Frees who waits on a connection, from any thread. The connection is lost."""
         with suppress(Exception):
             self._dialect.cut(raw)
+
+    def drop(self, raw: Any) -> None:
+        """Frees who waits on a detached connection, and closes it."""
+        self.cut(raw)
         with suppress(Exception):
             raw.close()
         self.forget(raw)
@@ -174,17 +193,14 @@ class Connections:
 
     def _set_autocommit(self, connection: Connection, raw: Any) -> None:
         """Not by SQLAlchemy's own option: the pool loses a place when what that undoes at the end fails."""
-        dialect = self.engine.dialect
-        dbapi: Any = dialect.loaded_dbapi
         try:
-            dialect.set_isolation_level(raw, "AUTOCOMMIT")
-        except Exception as error:
+            with self._translating():
+                self.engine.dialect.set_isolation_level(raw, "AUTOCOMMIT")
+        except Exception:
             # It comes from the pool, and may have broken there.
             connection.invalidate()
             connection.close()
-            if not isinstance(error, dbapi.Error):
-                raise
-            raise DBAPIError.instance(None, None, error, dbapi.Error, dialect=dialect) from error
+            raise
 
     def give_back(self, lent: Lent, *, broken: bool) -> None:
         """Keeps a connection for the next use, or closes it. Nobody knows in what state a broken one is."""

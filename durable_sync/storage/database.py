@@ -51,6 +51,7 @@ class _Writers:
 
     def __init__(self) -> None:
         self.turn = threading.Lock()
+        self.begun = 0
         self.commits = 0
 
 
@@ -102,9 +103,9 @@ class Database:
         return made
 
     @property
-    def own_commits(self) -> int:
-        """How many transactions this and its siblings have committed; counted where writers take turns."""
-        return self._writers.commits
+    def own_commits(self) -> tuple[int, int]:
+        """How many transactions this and its siblings have begun, and committed; counted where writers take turns."""
+        return self._writers.begun, self._writers.commits
 
     def transact(self, verb: str, work: Callable[[Transaction], T], *, patience: float = 0.0) -> T:
         """Runs `work` in a transaction and returns its result once COMMIT has returned.
@@ -124,6 +125,8 @@ class Database:
         if not self._writers.turn.acquire(timeout=self._busy_seconds):
             raise _WriterBusyError("this process's other threads have kept the database's write lock")
         try:
+            # Counted before as well: others see what is written before it has been made durable.
+            self._writers.begun += 1
             result = self._commit(verb, work, uncertain)
             self._writers.commits += 1
             return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import struct
@@ -11,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 __all__ = ["FileWatch"]
 
@@ -26,12 +26,12 @@ class FileWatch:
 
     def __init__(self, files: Sequence[Path]) -> None:
         """OSError if the system does not tell, or has told too many already."""
-        if not sys.platform.startswith("linux"):
+        if not sys.platform.startswith("linux") or not hasattr(os, "eventfd"):
             raise OSError("this system has no inotify")
         self._files = list(files)
         self._watched: dict[int, Path] = {}
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._inotify = self._checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._libc = _libc()
+        self._inotify = _checked(self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         self._lock = threading.Lock()
         self._interrupted = False
         try:
@@ -39,9 +39,11 @@ class FileWatch:
         except OSError:
             os.close(self._inotify)
             raise
+        self._open: tuple[int, ...] = (self._inotify, self._interruption)
         self._poll = select.poll()
-        for descriptor in (self._inotify, self._interruption):
+        for descriptor in self._open:
             self._poll.register(descriptor, select.POLLIN)
+        self._watch_missing()
 
     def wait(self, seconds: float) -> None:
         """Until one of the files is written to, or `interrupt`, or so long; less long while one isn't there."""
@@ -61,14 +63,19 @@ class FileWatch:
         """Lets go of it."""
         with self._lock:
             self._interrupted = True
-            os.close(self._inotify)
-            os.close(self._interruption)
+            self.disown()
+
+    def disown(self) -> None:
+        """The same in a forked child, of what it has copies of: nobody else is left there, and locks may be held."""
+        descriptors, self._open = self._open, ()
+        for descriptor in descriptors:
+            os.close(descriptor)
 
     def _watch_missing(self) -> None:
         for file in set(self._files) - set(self._watched.values()):
             with suppress(OSError):
                 number = self._libc.inotify_add_watch(self._inotify, os.fsencode(file), _IN_MODIFY)
-                self._watched[self._checked(number)] = file
+                self._watched[_checked(number)] = file
 
     def _take_in(self) -> None:
         """What happened is of no interest, but for a file that is there no more."""
@@ -81,8 +88,23 @@ class FileWatch:
                         self._watched.pop(number, None)
                     place += _EVENT.size + length
 
-    def _checked(self, result: int) -> int:
-        if result < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-        return result
+
+def _libc() -> Any:
+    # Some Pythons are built without it.
+    try:
+        import ctypes
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        _ = libc.inotify_init1, libc.inotify_add_watch
+    except (ImportError, AttributeError) as error:
+        raise OSError(f"no way to inotify: {error}") from error
+    return libc
+
+
+def _checked(result: int) -> int:
+    import ctypes
+
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

@@ -22,7 +22,7 @@ def ring(storage: Storage) -> None:
 
 
 class Nap:
-    """A connection to nap on. `close` may be called from any thread, the rest from one."""
+    """A connection to nap on. `cut` may be called from any thread, the rest from one."""
 
     def __init__(self, storage: Storage) -> None:
         self._database = storage.database
@@ -31,7 +31,7 @@ class Nap:
         self._seconds = min(_SECONDS, self._database.watchdog.limit / 3)
         self._raw = self._database.connections.detached("nap")
         try:
-            with self._database.watchdog.watching("nap", self._raw):
+            with self._database.connections.using("nap", self._raw):
                 self._database.engine.dialect.set_isolation_level(self._raw, "AUTOCOMMIT")
         except BaseException:
             self.close()
@@ -39,9 +39,13 @@ class Nap:
 
     def sleep(self) -> bool:
         """Sleeps, for some seconds at most; True if somebody has rung."""
-        with self._database.watchdog.watching("nap", self._raw):
+        with self._database.connections.using("nap", self._raw):
             return self._database.dialect.nap(self._raw, self._name, self._seconds)
 
+    def cut(self) -> None:
+        """Frees who naps; the connection is lost."""
+        self._database.connections.cut(self._raw)
+
     def close(self) -> None:
-        """Frees who naps, and lets go of the connection."""
+        """Lets go of the connection."""
         self._database.connections.drop(self._raw)

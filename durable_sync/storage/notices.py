@@ -33,7 +33,7 @@ class Ears:
         self._raw = self._database.connections.detached("listen")
         self._raw.autocommit = True
         try:
-            with self._database.watchdog.watching("listen", self._raw):
+            with self._database.connections.using("listen", self._raw):
                 self._raw.execute(f'LISTEN "{channel(storage)}"')
         except BaseException:
             self.close()
@@ -46,7 +46,7 @@ class Ears:
 
     def probe(self) -> None:
         """Raises if the connection has died without a word."""
-        with self._database.watchdog.watching("listen", self._raw):
+        with self._database.connections.using("listen", self._raw):
             self._raw.execute("SELECT 1")
 
     def close(self) -> None:

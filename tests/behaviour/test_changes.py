@@ -8,6 +8,8 @@ import pytest
 
 from durable_sync.storage.changes import Changes
 from durable_sync.storage.database import Database
+from tests.gates import PATIENCE
+from tests.races.holding import held_after, in_thread
 
 
 def write(database: Database) -> None:
@@ -44,6 +46,20 @@ def test_an_own_commit_is_no_news(path: Path) -> None:
         assert not changes.seen()
         assert not changes.seen()
         database.retire()
+
+
+def test_an_own_commit_that_is_not_durable_yet_is_no_news(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow disk it takes a while from the write, which is heard of, to the answer to the COMMIT."""
+    ours = Database(f"sqlite:///{path}")
+    changes = Changes(ours)
+    gate = held_after(monkeypatch, Database, "_commit")
+    writing = in_thread(write, ours)
+    gate.wait_for_arrivals()
+    assert not changes.seen()
+    gate.open()
+    writing.result(PATIENCE)
+    assert not changes.seen()
+    ours.retire()
 
 
 def test_a_link_leads_to_the_file(path: Path) -> None:

@@ -25,22 +25,22 @@ class Waiting:
 
     def __init__(self, watch: FileWatch) -> None:
         self.returned = 0
-        self._watch = watch
+        self.watch = watch
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._over = False
         self._thread.start()
 
     def _wait(self) -> None:
         while not self._over:
-            self._watch.wait(FOR_EVER)
+            self.watch.wait(FOR_EVER)
             self.returned += 1
 
     def end(self) -> None:
         self._over = True
-        self._watch.interrupt()
+        self.watch.interrupt()
         self._thread.join(SOON)
         assert not self._thread.is_alive()
-        self._watch.close()
+        self.watch.close()
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def hears(waiting: Waiting, path: Path) -> None:
 
 
 def test_a_write_is_told(waiting: Waiting, path: Path) -> None:
+    assert waiting.watch._watched
     hears(waiting, path)
+    assert waiting.watch._watched
 
 
 def test_a_file_that_is_made_later_is_told(tmp_path: Path) -> None:
@@ -103,8 +105,10 @@ def test_a_file_in_the_place_of_another_is_told(waiting: Waiting, path: Path) ->
     hears(waiting, path)
     path.unlink()
     path.touch()
-    for _ in range(3):
-        hears(waiting, path)
+    # Until it is found, it is looked for, which is no news.
+    wait_until(lambda: waiting.watch._watched, SOON)
+    hears(waiting, path)
+    assert waiting.watch._watched
 
 
 def test_an_interrupt_ends_the_wait_for_ever(path: Path) -> None:

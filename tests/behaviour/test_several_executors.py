@@ -112,6 +112,8 @@ def test_one_at_rest_looks_at_the_file(new_executor: NewExecutor, monkeypatch: p
 
 
 def _hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claimer, "_QUICKEST_POLL", 600.0)
+    monkeypatch.setattr(claimer, "_RECENT_POLL", 600.0)
     caller, worker = new_executor(lease=600), new_executor(lease=600, poll_interval=600)
 
     def double(number: int) -> int:
@@ -119,20 +121,13 @@ def _hears_of_work(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -
 
     work = caller.task(id="work")(double)
     worker.task(id="work")(double)
+    caller.migrate()
     worker.start()
+    # Whenever it comes: while others still get ready to hear, and when all are at rest.
+    assert caller.enqueue(work, 1).result(timeout=SOON) == 2
     background = worker._desk.background
     assert background is not None
-    looks: list[float] = []
-    peek = background.claimer._peek
-
-    def counted(*args: Any, **options: Any) -> Any:
-        looks.append(time.monotonic())
-        return peek(*args, **options)
-
-    monkeypatch.setattr(background.claimer, "_peek", counted)
-    background.claimer.wake()
-    wait_until(lambda: looks and time.monotonic() - looks[-1] > 0.5)
-
+    wait_until(lambda: not background.claimer.backlog)
     assert caller.enqueue(work, 4).result(timeout=SOON) == 8
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
+import pymysql
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from durable_sync import DurableExecutor
+from durable_sync.engine import bell, claimer
 from durable_sync.storage.naps import Nap, ring
 from durable_sync.storage.storage import Storage
 from durable_sync.storage.tables import build_tables
@@ -119,10 +121,11 @@ def _is_connected(engine: Engine, number: int) -> bool:
 def test_a_nap_that_is_closed_ends(storage: Storage, engine: Engine) -> None:
     """At once, and not when it would have ended by itself: a shutdown waits for that."""
     nap = Nap(storage)
-    nap._seconds = 10 * PATIENCE
+    nap._seconds = 2 * PATIENCE
     napping = asleep(engine, nap)
-    nap.close()
+    nap.cut()
     assert napping.exception(PATIENCE) is not None
+    nap.close()
 
 
 def test_a_nap_ends_before_the_driver_loses_patience(mariadb_url: str) -> None:
@@ -142,7 +145,11 @@ def test_a_server_that_ends_long_statements(storage: Storage) -> None:
     nap.close()
 
 
-def test_one_at_rest_hears_again_after_a_lost_connection(mariadb_url: str, engine: Engine) -> None:
+def test_one_at_rest_hears_again_after_a_lost_connection(
+    mariadb_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is an outage like any other: no poll is waited for once it is over."""
+    monkeypatch.setattr(claimer, "_QUICKEST_POLL", 600.0)
     caller = DurableExecutor(mariadb_url, lease=600)
     worker = DurableExecutor(mariadb_url, lease=600, poll_interval=600)
 
@@ -156,13 +163,54 @@ def test_one_at_rest_hears_again_after_a_lost_connection(mariadb_url: str, engin
     with engine.connect() as connection:
         connection.execute(text(f"KILL CONNECTION {lost[0]}"))
     wait_until(lambda: set(nappers(engine)) - set(lost), PATIENCE)
-    # It looks no more by itself until somebody rings.
-    background = worker._desk.background
-    assert background is not None
-    wait_until(lambda: background.claimer._poll > 300, PATIENCE)
     assert caller.enqueue(work, 4).result(timeout=PATIENCE) == 8
     worker.shutdown()
     caller.shutdown()
+
+
+def test_the_last_that_was_enqueued_is_rung_for(mariadb_url: str, storage: Storage, engine: Engine) -> None:
+    """Though its process shuts down at once."""
+
+    def work() -> None: ...
+
+    nap = Nap(storage)
+    for _ in range(5):
+        napping = asleep(engine, nap)
+        caller = DurableExecutor(mariadb_url)
+        caller.enqueue(caller.task(work))
+        caller.shutdown()
+        assert napping.result(1.0)
+    nap.close()
+
+
+def test_a_ring_that_fails_is_tried_again(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rings: list[Storage] = []
+
+    def fails_first(rung: Storage) -> None:
+        rings.append(rung)
+        if len(rings) == 1:
+            raise ConnectionError("away")
+
+    monkeypatch.setattr(bell, "ring", fails_first)
+    ringer = bell.Ringer("r", storage)
+    ringer.start()
+    ringer.ready()
+    wait_until(lambda: len(rings) == 2, PATIENCE)
+    assert ringer.stop(PATIENCE)
+    assert len(rings) == 2
+
+
+def test_nobody_is_woken_by_another_s_number(storage: Storage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy has numbers of its own, and would take the server's for some of these: then nobody rings."""
+    nap = Nap(storage)
+    napping = asleep(engine, nap)
+    with monkeypatch.context() as behind_a_proxy:
+        behind_a_proxy.setattr(pymysql.Connection, "thread_id", lambda _self: 1_000_000)
+        ring(storage)
+    assert len(nappers(engine)) == 1
+    ring(storage)
+    assert napping.result(PATIENCE)
+    nap.close()
 
 
 def test_who_has_a_backlog_does_not_nap(mariadb_url: str, engine: Engine) -> None:

@@ -11,6 +11,7 @@ from tests.processes import ROOT
 
 PROGRAM = """
 import os, sys, time
+from contextlib import suppress
 mode, ending, url = sys.argv[1:]
 if mode == "without hooks":
     # As a server does that forks without running them.
@@ -23,6 +24,14 @@ executor = DurableExecutor(url, name="forking", max_workers=2, poll_interval=0.2
 @executor.task
 def add(a: int, b: int) -> list[int]:
     return [a + b, os.getpid()]
+
+def watches() -> int:
+    # The one with which this lists them is gone by then.
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sum("inotify" in link for link in links)
 
 executor.start()
 assert executor.enqueue(add, 1, 2).result(10) == [3, os.getpid()]
@@ -40,6 +49,7 @@ if pid == 0:
     deadline = time.monotonic() + 20
     while os.getpid() not in [executor.enqueue(add, 1, 1).result(20)[1] for _ in range(4)]:
         assert time.monotonic() < deadline, "the child runs nothing itself"
+    assert watches() <= 1, "the child keeps the parent's"
     if ending == "exit":
         sys.exit(0)
     os._exit(0)

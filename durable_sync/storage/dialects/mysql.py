@@ -42,8 +42,12 @@ def _encode_bulky(value: _Bulky, _mapping: Any = None) -> str:
 _GET_LOCK = text("SELECT GET_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)), 60)")
 _RELEASE_LOCK = text("SELECT RELEASE_LOCK(SHA1(CONCAT(DATABASE(), '.', :name)))")
 
-# A user sees, and may wake, his own threads without any privilege.
-_NAPPERS = text("SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE :nap")
+# A user sees, and may wake, his own threads without any privilege. A proxy counts connections in a way of its own, and
+# would take these numbers for some of its own: there, the one that asks is not found under its number.
+_NAPPERS = text(
+    "SELECT id FROM information_schema.processlist WHERE id = :own AND info LIKE '/* durable_sync ring %' "
+    "OR db = DATABASE() AND info LIKE :nap"
+)
 # Interrupted; MariaDB, MySQL: longer than the server lets a statement last.
 _RUNG = {(1317,), (1969,), (3024,)}
 # Gone meanwhile; another user's, which a privilege lets this one see and not wake.
@@ -148,7 +152,10 @@ class MySQL(Dialect):
             cursor.close()
 
     def ring(self, connection: Connection, name: str) -> None:
-        for thread in connection.execute(_NAPPERS, {"nap": f"{_napping(name)}%"}).scalars().all():
+        raw: Any = connection.connection.dbapi_connection
+        own = raw.thread_id()
+        threads = set(connection.execute(_NAPPERS, {"own": own, "nap": f"{_napping(name)}%"}).scalars())
+        for thread in threads - {own} if own in threads else ():
             try:
                 connection.execute(text(f"KILL QUERY {int(thread)}"))
             except DBAPIError as error:
