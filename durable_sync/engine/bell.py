@@ -14,7 +14,7 @@ from durable_sync.storage.storage import Storage
 
 __all__ = ["Napper", "Ringer"]
 
-_SPACING_SECONDS = 0.025
+_SPACING_SECONDS = 0.05
 """After a ring there is none for so long: to find who naps takes the server a millisecond."""
 _BUSY_SECONDS = 0.1
 """How often who has no rest looks whether he has."""
