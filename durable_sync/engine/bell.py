@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from durable_sync.engine.loop import Loop
+from durable_sync.engine.standing import StandingLoop
 from durable_sync.storage.naps import Nap, ring
 from durable_sync.storage.storage import Storage
 
@@ -56,7 +57,7 @@ class Ringer(Loop):
                 ring(self._storage)
 
 
-class Napper(Loop):
+class Napper(StandingLoop[Nap]):
     """Naps while this process has nothing to do, and tells when somebody rings."""
 
     name = "nap"
@@ -66,39 +67,18 @@ class Napper(Loop):
         self._storage = storage
         self._rests = rests
         self._rung = rung
-        self._nap: Nap | None = None
 
     def step(self) -> float:
-        """Takes one nap."""
-        if not self._rests():
-            return _BUSY_SECONDS
-        nap = self._nap
-        if nap is None:
-            nap = self._nap = Nap(self._storage)
-            if self.stopping:
-                # Whoever asked for the stop may have looked for it just before.
-                return 0.0
-            # Who rang while nobody napped was not heard.
+        """Takes one nap, if there is rest."""
+        return super().step() if self._rests() else _BUSY_SECONDS
+
+    def _open(self) -> Nap:
+        return Nap(self._storage)
+
+    def _opened(self) -> None:
+        # Who rang while nobody napped was not heard.
+        self._rung()
+
+    def _wait(self, connection: Nap) -> None:
+        if connection.sleep():
             self._rung()
-        try:
-            if nap.sleep():
-                self._rung()
-        except Exception:
-            self._nap = None
-            nap.close()
-            if self.stopping:
-                return 0.0
-            raise
-        return 0.0
-
-    def request_stop(self) -> None:
-        """Asks the thread to end, and frees it from its nap."""
-        super().request_stop()
-        nap = self._nap
-        if nap is not None:
-            nap.cut()
-
-    def end(self) -> None:
-        """Lets go of the connection."""
-        if self._nap is not None:
-            self._nap.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from durable_sync.engine.loop import Loop
+from durable_sync.engine.standing import StandingLoop
 from durable_sync.storage.notices import Ears, tell
 from durable_sync.storage.storage import Storage
 
@@ -86,7 +87,7 @@ class Notifier(Loop):
         return [f"{self.sender} {what} {','.join(ids[start : start + _IDS_IN_A_MESSAGE])}" for start in starts]
 
 
-class Listener(Loop):
+class Listener(StandingLoop[Ears]):
     """Hears what happened elsewhere."""
 
     name = "listen"
@@ -109,40 +110,22 @@ class Listener(Loop):
             _FINISHED: finished,
             _CANCELLED: cancelled,
         }
-        self._ears: Ears | None = None
         self._probed_at = 0.0
 
-    def step(self) -> float:
-        """Listens for a second."""
-        ears = self._ears
-        if ears is None:
-            ears = self._ears = Ears(self._storage)
-            if self.stopping:
-                # Whoever asked for the stop may have looked for it just before.
-                ears.close()
-                return 0.0
-            self._probed_at = time.monotonic()
-            # What was said while nobody listened can be anything.
-            self._hear[_READY](())
-        try:
-            if time.monotonic() - self._probed_at > _PROBE_SECONDS:
-                ears.probe()
-                self._probed_at = time.monotonic()
-            for message in ears.hear(1.0):
-                self._pass_on(message)
-        except Exception:
-            self._ears = None
-            ears.close()
-            if self.stopping:
-                return 0.0
-            raise
-        return 0.0
+    def _open(self) -> Ears:
+        return Ears(self._storage)
 
-    def request_stop(self) -> None:
-        """Asks the thread to end, and frees it from listening."""
-        super().request_stop()
-        if self._ears is not None:
-            self._ears.close()
+    def _opened(self) -> None:
+        self._probed_at = time.monotonic()
+        # What was said while nobody listened can be anything.
+        self._hear[_READY](())
+
+    def _wait(self, connection: Ears) -> None:
+        if time.monotonic() - self._probed_at > _PROBE_SECONDS:
+            connection.probe()
+            self._probed_at = time.monotonic()
+        for message in connection.hear(1.0):
+            self._pass_on(message)
 
     def _pass_on(self, message: str) -> None:
         sender, _, rest = message.partition(" ")

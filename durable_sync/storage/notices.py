@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from durable_sync.storage.standing import StandingConnection
+
 if TYPE_CHECKING:
     from durable_sync.storage.storage import Storage
 
@@ -25,19 +27,13 @@ def tell(storage: Storage, messages: Sequence[str]) -> None:
     storage.database.read("notify", lambda c: c.execute(_NOTIFY, given))
 
 
-class Ears:
-    """A connection that listens. `close` may be called from any thread, the rest from one."""
+class Ears(StandingConnection):
+    """A connection that listens."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._database = storage.database
-        self._raw = self._database.connections.detached("listen")
-        self._raw.autocommit = True
-        try:
-            with self._database.connections.using("listen", self._raw):
-                self._raw.execute(f'LISTEN "{channel(storage)}"')
-        except BaseException:
-            self.close()
-            raise
+    verb = "listen"
+
+    def _set_up(self, storage: Storage) -> None:
+        self._raw.execute(f'LISTEN "{channel(storage)}"')
 
     def hear(self, seconds: float) -> Iterator[str]:
         """The messages that arrive within this time."""
@@ -46,12 +42,8 @@ class Ears:
 
     def probe(self) -> None:
         """Raises if the connection has died without a word."""
-        with self._database.connections.using("listen", self._raw):
+        with self._watched():
             self._raw.execute("SELECT 1")
-
-    def close(self) -> None:
-        """Frees who listens, and lets go of the connection."""
-        self._database.connections.drop(self._raw)
 
 
 def channel(storage: Storage) -> str:

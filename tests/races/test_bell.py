@@ -94,6 +94,22 @@ def test_a_napper_who_leaves_before_he_is_woken(storage: Storage, engine: Engine
         nap.close()
 
 
+def test_whoever_may_use_the_tables_may_ring(engine: Engine, mariadb_url: str) -> None:
+    """A user without any privilege but those on his database wakes his own naps."""
+    url = make_url(mariadb_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE OR REPLACE USER plain@127.0.0.1"))
+        connection.execute(
+            text(f"GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, INDEX ON {url.database}.* TO plain@127.0.0.1")
+        )
+    plain = open_storage(url.set(username="plain").render_as_string(hide_password=False))
+    nap = Nap(plain)
+    napping = asleep(engine, nap)
+    ring(plain)
+    assert napping.result(PATIENCE)
+    nap.close()
+
+
 def test_who_may_see_others_and_not_wake_them(storage: Storage, engine: Engine, mariadb_url: str) -> None:
     """A user with the privilege PROCESS sees everybody. It rings without an error, and its own are woken."""
     url = make_url(mariadb_url)
