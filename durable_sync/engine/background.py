@@ -17,7 +17,7 @@ from durable_sync.engine.lease import Lease
 from durable_sync.engine.loop import Loop
 from durable_sync.engine.messenger import Messenger
 from durable_sync.engine.pool import WorkerPool
-from durable_sync.engine.prefetch import Pace, Prefetch
+from durable_sync.engine.prefetch import Prefetch
 from durable_sync.engine.reaper import Reaper
 from durable_sync.engine.recent import Recent
 from durable_sync.engine.recorder import Recorder
@@ -65,13 +65,12 @@ class Background:
         self.lease = Lease(settings.name, settings.lease)
         self.attempts = Attempts()
         self._ended = threading.Event()
-        pace = Pace()
         label = settings.name
         self.pool = WorkerPool(self._run, settings.max_workers, label, on_free=self._freed)
         self.interrupter = Interrupter(label, self.pool, given_up=self._given_up)
         self.recorder = Recorder(label, storage, self.attempts, recent=recent, recorded=self.effected)
         workplace = Workplace(registry, settings.queues, self.lease, self.pool, self.attempts, self._give_back)
-        self._prefetch = Prefetch(pace, self.pool)
+        self._prefetch = Prefetch(self.pool)
         self.claimer = Claimer(
             label,
             storage,
@@ -88,7 +87,7 @@ class Background:
             may_start=lambda attempt: self.lease.covers(attempt.owner),
             watch=self.interrupter.watch,
             put=self._put,
-            ended=lambda _attempt, run_seconds: pace.note(run_seconds),
+            ended=lambda _attempt, run_seconds: self._prefetch.ran(run_seconds),
         )
         self.heartbeat = Heartbeat(
             label,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from durable_sync.engine.pool import WorkerPool
 
-__all__ = ["Pace", "Prefetch"]
+__all__ = ["Prefetch"]
 
 _WITHIN_SECONDS = 0.05
 """What is claimed beyond the free workers should start within this time."""
@@ -21,7 +21,7 @@ _MAX_RISE = 0.015
 """Seconds by which one claim may take longer than those before, and be believed: it may have been held up."""
 
 
-class Pace:
+class _Pace:
     """How long a run takes here, as a moving average. Written by worker threads; a lost update does no harm."""
 
     def __init__(self) -> None:
@@ -42,15 +42,19 @@ class Pace:
 
 
 class Prefetch:
-    """Asked by the claimer, on its thread, but for `refill_at`."""
+    """Asked by the claimer, on its thread, but for `ran` and `refill_at`."""
 
-    def __init__(self, pace: Pace, pool: WorkerPool) -> None:
-        self._pace = pace
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pace = _Pace()
         self._pool = pool
         self.claim_seconds = 0.0
         """What a claim takes: the longest of late, slowly forgotten."""
         self.refill_at = 0
         """The pool's room at which it pays to claim again. For any thread."""
+
+    def ran(self, seconds: float) -> None:
+        """Takes in how long a run took. For any thread."""
+        self._pace.note(seconds)
 
     def wanted(self) -> int:
         """How many executions to claim now: 0 while what waits here is enough."""

@@ -100,6 +100,28 @@ def test_one_at_rest_hears_of_work(new_executor: NewExecutor, monkeypatch: pytes
     _hears_of_work(new_executor, monkeypatch)
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"], indirect=True)
+def test_one_at_rest_hears_of_the_last_that_was_enqueued(
+    new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its process shuts down at once."""
+    monkeypatch.setattr(claimer, "_QUICKEST_POLL", 600.0)
+    monkeypatch.setattr(claimer, "_RECENT_POLL", 600.0)
+    worker = new_executor(lease=600, poll_interval=600)
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    work = worker.task(id="work")(double)
+    worker.start()
+    assert worker.enqueue(work, 1).result(timeout=SOON) == 2
+    for number in range(5):
+        caller = new_executor()
+        handle = caller.enqueue(caller.task(id="work")(double), number)
+        caller.shutdown()
+        assert worker.get_handle(work, handle.execution_id).result(timeout=SOON) == 2 * number
+
+
 @one_database
 def test_one_at_rest_looks_at_the_file(new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system does not tell that SQLite's file was written to."""
